@@ -1,0 +1,1 @@
+"""Photographs: catalogues, splits, pixels, prompts and batches."""

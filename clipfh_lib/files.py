@@ -1,0 +1,118 @@
+"""What every room needs of the disk: the project's root, atomic writes, hashes, locks, safe CSV."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text cell that begins with these
+
+
+class InputError(ValueError):
+    """What a user gave cannot be used; one line that names the thing and the way out.
+
+    In a notebook it is shown as that line alone, without a traceback.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+def project() -> Path:
+    """Nearest ancestor of the working folder with params/ and pyproject.toml, else the package's."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "params").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return Path(__file__).resolve().parents[1]
+
+
+def resolve(path: str | Path) -> Path:
+    """An absolute path; a relative one starts at the project's root."""
+    return project() / Path(path).expanduser()
+
+
+def cache() -> Path:
+    """The project's cache, whatever the parameter `outputs` says; safe to delete."""
+    folder = project() / "outputs" / ".cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> Path:
+    """Let `fill` write a temporary neighbour, then move it into place, whole or not at all.
+
+    Args:
+        path: where the file shall stand; missing folders are made.
+        fill: called with the temporary path, which has the same suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        fill(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    return write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: dict) -> Path:
+    """Write JSON atomically, keys sorted."""
+    return write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table atomically; text cells that a spreadsheet would run get a leading apostrophe.
+
+    Numbers are left alone, negative ones too; floats have at most ten significant digits.
+    """
+    safe = table.copy()
+    for column in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[column]):
+            safe[column] = safe[column].map(defuse)
+    return write(
+        path, lambda t: safe.to_csv(t, index=False, float_format="%.10g", encoding="utf-8")
+    )
+
+
+def defuse(cell: object) -> object:
+    """The cell, with an apostrophe before text that a spreadsheet would take for a formula."""
+    return "'" + cell if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(content: object) -> str:
+    """Hex SHA-256 of anything that JSON can hold, the same for equal content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def lock(thing: str | Path) -> FileLock:
+    """A lock in the project's cache for one thing, a folder or cache entry, with one writer."""
+    folder = cache() / "locks"
+    folder.mkdir(exist_ok=True)
+    return FileLock(folder / f"{digest(str(thing))[:16]}.lock", is_singleton=True)

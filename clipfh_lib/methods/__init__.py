@@ -1,0 +1,1 @@
+"""What is trained: one LightningModule and one fit a method."""

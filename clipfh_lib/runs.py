@@ -1,0 +1,296 @@
+"""A run's folder: its name, what made it, what it holds, whether it is complete."""
+
+import ast
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+import yaml
+from filelock import Timeout
+
+import clipfh_lib
+from clipfh_lib import files
+from clipfh_lib.files import InputError
+from clipfh_lib.params import Common
+
+IDENTITY = ["dataset", "test_aspect", "method", "backbone", "recipe", "seed", "weights"]
+LONG = [*IDENTITY, "gallery", "subset", "direction", "metric", "value"]
+PACKAGES = (
+    "faiss-cpu lightning matplotlib numpy open_clip_torch pandas papermill pillow "
+    "pytorch-metric-learning safetensors scikit-learn scipy snakemake timm torch torchvision"
+).split()
+
+
+def folder(notebook: str, p: Common | str, outputs: str | Path) -> Path:
+    """Where a run stands; the same parameters come back to the same place.
+
+    Args:
+        notebook: file name without .ipynb, e.g. "02_zero_shot".
+        p: the run's parameters; for 20_compare the plan's name.
+        outputs: parameter of the notebook; relative to the project's root.
+    """
+    base = files.resolve(outputs)
+    if isinstance(p, str):
+        return base / p / notebook
+    overrides = dict(p.overrides)
+    if notebook == "01_prepare_data":
+        overrides = {key: value for key, value in overrides.items() if key.startswith("data.")}
+        name = f"seed{p.data.split_seed}"
+    else:
+        name = f"{p.backbone}-{p.recipe}-seed{p.seed}"
+    return (
+        base
+        / p.dataset
+        / notebook
+        / (name + (f"-{files.digest(overrides)[:8]}" if overrides else ""))
+    )
+
+
+def key(notebook: str, p: Common | str, data: str | list[str]) -> str:
+    """SHA-256 of what decides a run's content: parameters, data, weights, code; not of file times.
+
+    Args:
+        data: what the run reads: the digest of its data set or split, the keys of other runs.
+    """
+    content = {"notebook": notebook, "code": code_digest(notebook), "data": data}
+    if isinstance(p, str):
+        content["plan"] = p
+    else:
+        content["params"] = p.model_dump(exclude={"overrides"})
+        content["weights"] = _weights_digest(p)
+    return files.digest(content)
+
+
+def _weights_digest(p: Common) -> str:
+    """Of local weights their hash, of a run folder its manifest's, of a tag the tag itself."""
+    weights = p.model.weights if hasattr(p, "model") else "none"
+    path = files.resolve(weights)
+    if (path / "manifest.json").is_file():
+        return str(manifest(path).get("weights_sha256"))
+    return files.sha256(path) if path.is_file() else weights
+
+
+def code_digest(notebook: str) -> str:
+    """SHA-256 of a notebook's code and of every module of ours that it imports, near or far.
+
+    Comments and layout do not count.
+    """
+    path = files.project() / "notebooks" / f"{notebook}.ipynb"
+    if not path.is_file():
+        raise InputError(f"notebooks/{notebook}.ipynb does not exist")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
+    own = "\n".join(line for line in lines.splitlines() if not line.startswith(("%", "!")))
+    sources = {notebook: ast.unparse(ast.parse(own))}
+    queue = _imports(ast.parse(own))
+    while queue:
+        module = queue.pop()
+        if module not in sources:
+            tree = ast.parse(_source(module).read_text(encoding="utf-8"))
+            sources[module] = ast.unparse(tree)
+            queue |= _imports(tree)
+    return files.digest(sources)
+
+
+def _source(module: str) -> Path:
+    path = Path(clipfh_lib.__file__).parents[1].joinpath(*module.split("."))
+    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    """Modules of clipfh_lib that a source imports anywhere."""
+    found = set()
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found |= {n for n in names if n.split(".")[0] == "clipfh_lib" and _source(n).is_file()}
+    return found
+
+
+class Results(Protocol):
+    """What an evaluation returns: long tables, with ranks where it ranked."""
+
+    trials: pd.DataFrame
+    metrics: pd.DataFrame
+
+
+class Run:
+    """An open run folder; `finish` completes it. Made by `start`."""
+
+    def __init__(self, notebook: str, p: Common | str, path: Path, lock: object):
+        self.notebook, self.params, self.folder, self._lock = notebook, p, path, lock
+        self.started = time.time()
+        self.facts: dict[str, object] = {}
+        self.logger = logging.getLogger("clipfh_lib")
+        self.logger.setLevel(logging.INFO)
+        self._close_log()
+        handler = logging.FileHandler(path / "log.txt", mode="a", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self.logger.addHandler(handler)
+
+    def _close_log(self) -> None:
+        for handler in [h for h in self.logger.handlers if isinstance(h, logging.FileHandler)]:
+            self.logger.removeHandler(handler)
+            handler.close()
+
+    def record(self, **facts: object) -> None:
+        """Keep facts for the manifest, e.g. split_sha256, weights_sha256, device."""
+        self.facts |= facts
+
+    def save_figure(self, name: str, figure: object) -> object:
+        """Write figures/<name>.pdf and .png; gives the figure back, so that a notebook shows it."""
+        for suffix in ("pdf", "png"):
+            data = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {"dpi": 200}
+            files.write(
+                self.folder / "figures" / f"{name}.{suffix}",
+                lambda path, s=suffix, d=data: figure.savefig(
+                    path, format=s, bbox_inches="tight", **d
+                ),
+            )
+        return figure
+
+    def save_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Write <name>.csv; gives the table back."""
+        files.write_csv(self.folder / f"{name}.csv", table)
+        return table
+
+    def save_results(self, results: Iterable[Results]) -> pd.DataFrame:
+        """Write ranks.csv, trials.csv and metrics.csv of all evaluations; gives metrics back."""
+        results, p = list(results), self.params
+        ranks = [result.ranks for result in results if hasattr(result, "ranks")]
+        if ranks:
+            self.save_table("ranks", pd.concat(ranks, ignore_index=True))
+        who = {"dataset": p.dataset, "method": p.method, "backbone": p.backbone}
+        who |= {"recipe": p.recipe, "seed": p.seed}
+        for name, extra in [
+            ("trials", ["trial", "queries", "people"]),
+            ("metrics", ["sd", "low", "high", "queries", "people"]),
+        ]:
+            parts = [getattr(result, name) for result in results]
+            table = pd.concat(parts, ignore_index=True).assign(**who)[[*LONG, *extra]]
+            self.save_table(name, table)
+        return table
+
+    def finish(self) -> pd.DataFrame:
+        """Write manifest.json, last and atomic: with it the run is complete. Shows what it says."""
+        seconds = round(time.time() - self.started, 1)
+        self.logger.info("finished after %s s", seconds)
+        self._close_log()
+        content = {
+            "notebook": self.notebook,
+            "params": self.params if isinstance(self.params, str) else self.params.model_dump(),
+            "code_sha256": code_digest(self.notebook),
+            "version": clipfh_lib.__version__,
+            **commit(),
+            "seconds": seconds,
+            "peak_memory_mb": _peak_memory(),
+            "threads": _threads(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "versions": {"python": platform.python_version(), **_versions()},
+            **self.facts,
+            "files": {
+                path.relative_to(self.folder).as_posix(): files.sha256(path)
+                for path in sorted(self.folder.rglob("*"))
+                if path.is_file() and path.name not in ("notebook.ipynb", "manifest.json")
+            },
+        }
+        files.write_json(self.folder / "manifest.json", content)
+        self._lock.release()
+        shown = {n: content.get(n) for n in ("commit", "clean", "seconds", "peak_memory_mb")}
+        shown |= {"split": str(content.get("split_sha256"))[:12], "files": len(content["files"])}
+        shown["folder"] = _relative(self.folder)
+        return pd.DataFrame({"manifest": shown})
+
+
+def start(notebook: str, p: Common | str, outputs: str | Path) -> Run:
+    """Open a run's folder for writing; its manifest goes, so that a run cut short is not complete.
+
+    Raises:
+        InputError: another process is writing this folder.
+    """
+    path = folder(notebook, p, outputs)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = files.lock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{_relative(path)} is being written by another process") from None
+    (path / "manifest.json").unlink(missing_ok=True)
+    content = {"plan": p} if isinstance(p, str) else p.model_dump()
+    files.write_text(path / "params.yaml", yaml.safe_dump(content, sort_keys=False))
+    run = Run(notebook, p, path, lock)
+    run.logger.info("started %s in %s", notebook, _relative(path))
+    return run
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a run folder holds a manifest."""
+    return (path / "manifest.json").is_file()
+
+
+def manifest(path: Path) -> dict:
+    """What a complete run says of itself.
+
+    Raises:
+        InputError: no manifest there, or one that is damaged.
+    """
+    try:
+        return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{_relative(path)}: no complete run, manifest.json is missing") from None
+    except ValueError:
+        raise InputError(f"{_relative(path)}/manifest.json is damaged; run it again") from None
+
+
+def commit() -> dict[str, object]:
+    """The commit of the project's folder and whether nothing changed since; none outside git."""
+    try:
+        ask = {"cwd": files.project(), "capture_output": True, "text": True, "check": True}
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **ask).stdout.strip()
+        changes = subprocess.run(["git", "status", "--porcelain"], **ask).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "clean": None}
+    return {"commit": head, "clean": not changes}
+
+
+def _relative(path: Path) -> str:
+    root = files.project()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found
+
+
+def _threads() -> int:
+    if "torch" in sys.modules:
+        return sys.modules["torch"].get_num_threads()
+    return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+
+
+def _peak_memory() -> float | None:
+    """Megabytes that this process held at most."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
