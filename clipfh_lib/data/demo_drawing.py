@@ -18,13 +18,13 @@ _SHIFT = 4  # fractional bits of the coordinates that cv2 draws
 _TILE = 256  # side of the tile of skin texture
 _PX = 200.0  # pixels of the tile in a hand length
 # Skin colours (sRGB grey levels) at melanin 0, 0.3, 0.6, 1; back of the hand.
-_SKIN = np.array([[240, 204, 182], [224, 174, 142], [190, 136, 100], [112, 72, 52]], np.float64)
+_SKIN = np.array([[240, 206, 188], [222, 174, 146], [186, 134, 104], [112, 74, 56]], np.float64)
 # Optical density a unit of each layer adds to red, green and blue.
-_FOLD = np.array([0.42, 0.78, 0.85], np.float32)
-_BLOOD = np.array([0.02, 0.30, 0.24], np.float32)
+_FOLD = np.array([0.38, 0.66, 0.70], np.float32)
+_BLOOD = np.array([0.02, 0.25, 0.20], np.float32)
 _VEIN = np.array([0.34, 0.16, 0.10], np.float32)
 _PIVOTS = np.array([[0.142, -0.095], [0.050, -0.078], [-0.047, -0.088], [-0.138, -0.125]])
-_LENGTHS = np.array([0.475, 0.525, 0.485, 0.395])  # pivot to tip, index to little
+_LENGTHS = np.array([0.520, 0.570, 0.530, 0.430])  # pivot to tip, index to little
 _WIDTHS = np.array([0.0530, 0.0535, 0.0500, 0.0445])  # half widths at the middle joint
 _FAN = np.array([9.0, 1.5, -7.0, -17.0])  # degrees at full spread
 _REST = np.array([1.5, 0.0, -1.5, -4.0])  # degrees with the fingers together
@@ -207,7 +207,7 @@ def _fill(shape: tuple[int, int], *outlines: np.ndarray) -> np.ndarray:
 def _palm(who: Person, fingers: list[_Finger], frame: _Frame) -> tuple[np.ndarray, np.ndarray]:
     """Outlines of palm with forearm, and of the ball of the thumb with its web; pixels."""
     w, h = who.palm_width, who.palm_length
-    arm = 0.118 * (0.5 + 0.5 * w) * (0.92 + 0.08 * who.finger_width)
+    arm = 0.136 * (0.5 + 0.5 * w) * (0.92 + 0.08 * who.finger_width)
     little, index = _PIVOTS[3] * [w, 1], _PIVOTS[0] * [w, 1]
     edge = [
         (-arm * 1.35, -1.7), (-arm * 1.12, -0.85 * h), (-arm, -0.63 * h), (-arm * 1.12, -0.54 * h),
@@ -312,7 +312,7 @@ def _back_lines(
                 t = joint + 0.017 * k + wave[0] + (0.016 * k + wave[1]) * (1 - across**2)
                 t = t + wave[2] * np.sin(5 * across + 9 * wave[0])
                 depth = deep * strength * own.uniform(0.35, 1.0)
-                _line(folds, finger.place(t, across * reach), 0.0068 * unit, depth)
+                _line(folds, finger.place(t, across * reach), 0.0042 * unit, depth)
     start = np.random.default_rng([who.seed, 139, who.pid])  # the same for both hands
     ends = _PIVOTS * [who.palm_width, 1]
     if who.tendons > 0.15:
@@ -334,14 +334,14 @@ def _back_lines(
             if start.random() < 0.6:
                 _line(veins, frame(side), 0.010 * unit, strength * 0.8)
     if who.hair > 0:
-        n = int(420 * who.hair)
+        n = int(900 * who.hair)
         root = np.stack([own.uniform(-0.19, 0.19, n), own.uniform(-1.1, -0.12, n)], axis=1)
         root[:, 0] *= who.palm_width
         keep = own.random(n) < np.where(root[:, 1] < -0.5, 1.0, 0.45) * (0.4 - root[:, 0] * 2)
-        lean = own.normal(0, 0.012, (n, 2)) + [-0.012, 0.018]
+        lean = own.normal(0, 0.007, (n, 2)) + [-0.014, 0.016]
         strokes = np.stack([root, root + 0.6 * lean, root + lean * [1.5, 1]], axis=1)[keep]
         strokes = frame(strokes.reshape(-1, 2)).reshape(-1, 3, 2)
-        level = 130 * min(1.0, 0.006 * unit)
+        level = 255 * min(0.4, 0.0013 * unit)
         cv2.polylines(hairs, list(_fixed(strokes)), False, level, 1, cv2.LINE_AA, _SHIFT)
     return tuple(layer.astype(np.float32) / 255 for layer in (folds, veins, ridges, hairs))
 
@@ -354,29 +354,30 @@ def _front_lines(
     unit, own = frame.unit, _hand(who, aspect, 149)
     both = np.random.default_rng([who.seed, 151, who.pid])  # the same for both hands
     w, h = who.palm_width, who.palm_length
-    deep, wide = 0.45 + 0.55 * who.crease_depth, 0.0075 + 0.004 * who.crease_depth
+    deep, wide = 0.35 + 0.65 * who.crease_depth, 0.0034 + 0.0030 * who.crease_depth
 
     def crease(points: list[tuple[float, float]], depth: float, width: float = 1.0) -> None:
-        curve = _smooth(np.array(points) * [w, h] + own.normal(0, 0.005, (len(points), 2)), 7)
+        curve = _smooth(np.array(points) * [w, h] + own.normal(0, 0.003, (len(points), 2)), 7)
         _line(folds, frame(curve), width * wide * unit, depth * deep)
 
-    def at(x: float, y: float, spread: float = 0.025) -> tuple[float, float]:
-        dx, dy = both.normal(0, spread, 2) + own.normal(0, 0.008, 2)
+    def at(x: float, y: float, spread: float = 0.011) -> tuple[float, float]:
+        dx, dy = both.normal(0, spread, 2) + own.normal(0, 0.006, 2)
         return x + dx, y + dy
 
-    start = at(0.19, -0.135, 0.012)
+    start = at(0.206, -0.135, 0.010)
+    slope, arch = both.normal(0, 0.022), both.normal(0, 0.016)
     if who.crease_pattern == "single":
         crease([start, at(0.05, -0.15), at(-0.08, -0.155), at(-0.195, -0.17)], 1.0, 1.15)
     else:
         end = at(0.065, -0.045, 0.035)
-        crease([at(-0.198, -0.14, 0.015), at(-0.1, -0.125), at(-0.01, -0.1, 0.015), end], 1.0, 1.1)
-        origin = start if who.crease_pattern == "joined" else (0.192, start[1] + 0.045)
-        crease([origin, at(0.09, -0.165), at(-0.03, -0.225), at(-0.13, -0.285, 0.04)], 1.0)
-    crease(
-        [start, at(0.115, -0.185, 0.015), at(0.035, -0.3), at(0.025, -0.4), at(0.05, -0.5)],
-        1.0,
-        1.2,
-    )
+        high = [at(-0.198, -0.135), at(-0.1, -0.128 - arch), at(-0.01, -0.105 - 0.5 * arch), end]
+        crease(high, 1.0, 1.1)
+        origin = start if who.crease_pattern == "joined" else (0.204, start[1] + 0.045)
+        low = [at(0.09, -0.168 + arch), at(-0.03, -0.222 + arch + slope)]
+        crease([origin, *low, at(-0.13, -0.285 + 2.2 * slope, 0.02)], 1.0)
+    reach = both.normal(0, 0.022)
+    life = [at(0.115, -0.175), at(0.045 - reach, -0.26), at(0.02 - reach, -0.37)]
+    crease([start, *life, at(0.045 - 0.5 * reach, -0.49)], 1.0, 1.2)
     if who.fate_line != "none":
         top = -0.11 if who.fate_line == "long" else -0.29
         crease([at(-0.005, -0.49), at(-0.01, -0.36), at(0.0, top)], 0.6, 0.8)
@@ -400,7 +401,7 @@ def _front_lines(
                 t = joint + 0.011 * k + own.normal(0, 0.003) + own.normal(0, 0.006) * across
                 t = t + own.normal(0.004, 0.006) * (1 - across**2)
                 depth = deep * strength * own.uniform(0.55, 0.95)
-                _line(folds, finger.place(t, across * 0.9), 0.0075 * unit, depth)
+                _line(folds, finger.place(t, across * 0.9), 0.0040 * unit, depth)
     return folds.astype(np.float32) / 255
 
 
@@ -454,21 +455,21 @@ def _paint(
         _bump(joints[::2], 0.026 * unit, shape, spots, np.full(4, 0.75 * dark))
         _bump(joints[1::2], 0.020 * unit, shape, spots, np.full(4, 0.4 * dark))
         _bump(roots, 0.034 * unit, shape, spots, np.full(4, 0.4 * dark))
-        _bump(roots, 0.04 * unit, shape, blood, np.full(4, 0.45))
+        _bump(roots, 0.04 * unit, shape, blood, np.full(4, 0.2))
         _bump(roots, 0.045 * unit, shape, z, np.full(4, 0.012 * unit * (0.5 + who.tendons)))
         spots += 1.1 * hairs
         density += veins[..., None] * (_VEIN * (1.1 - 0.6 * who.melanin))
     else:
         folds = _front_lines(who, aspect, fingers, frame, shape)
-        _bump(tips, 0.045 * unit, shape, blood, np.full(5, 0.35 + 0.4 * who.palm_red))
+        _bump(tips, 0.045 * unit, shape, blood, np.full(5, 0.25 + 0.35 * who.palm_red))
         _bump(roots + (roots - frame(np.array([[0, -0.3]]))) * 0.1, 0.05 * unit, shape, blood,
-              np.full(4, 0.35 + 0.4 * who.palm_red))  # fmt: skip
+              np.full(4, 0.25 + 0.35 * who.palm_red))  # fmt: skip
         pads = frame(np.array([[0.11, -0.36], [-0.12, -0.36]]) * [who.palm_width, who.palm_length])
         _bump(pads[:1], 0.075 * unit, shape, z, np.array([0.045 * unit]))
         _bump(pads[1:], 0.085 * unit, shape, z, np.array([0.030 * unit]))
         _bump(pads, 0.07 * unit, shape, blood, np.full(2, 0.2 + 0.4 * who.palm_red))
         _bump(frame(np.array([[0.0, -0.24]])), 0.08 * unit, shape, blood, np.array([-0.25]))
-    z -= (0.011 * unit) * cv2.GaussianBlur(folds, (0, 0), 0.0035 * unit)
+    z -= (0.022 * unit) * cv2.GaussianBlur(folds, (0, 0), 0.0055 * unit)
     matrix = np.linalg.inv(frame.matrix) * _PX
     to_tile = np.concatenate([matrix, (-matrix @ frame.offset)[:, None] + _TILE / 2], axis=1)
     skin = cv2.warpAffine(_texture(who.seed, who.pid), to_tile, shape[::-1],
@@ -671,5 +672,5 @@ def _backdrop(taken: Shot, alpha: np.ndarray, frame: _Frame, shape: tuple[int, i
     cast += cv2.GaussianBlur(small, (0, 0), 0.018 * frame.unit / 4) * (0.25 * strength + 0.06)
     shade = shade + 0.5 * cv2.resize(cast, shape[::-1], interpolation=cv2.INTER_LINEAR)
     tint = np.array(taken.tint, np.float32)
-    gain = np.minimum(np.array(taken.gain, np.float32) * 1.06, 1.04)
+    gain = np.clip(np.array(taken.gain, np.float32) * 1.16, 0.9, 1.04)
     return 251 * gain * (1 - shade[..., None] * tint)

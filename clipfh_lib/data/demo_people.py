@@ -220,28 +220,28 @@ def _burst(draw: np.random.Generator, at_wrist: bool) -> Shot:
     def between(low: float, high: float) -> float:
         return float(draw.uniform(low, high))
 
-    scale = between(0.7, 0.78) if at_wrist else between(0.72, 1.1)
-    tip = between(0.92, 0.97) if at_wrist else between(0.74, 0.97)
-    bright, warm, green = between(0.8, 1.22), between(-0.09, 0.09), between(-0.05, 0.05)
-    corner = draw.uniform(0, 1, 12) ** 2 * np.repeat([0.2, 0.1, 0.06], 4) * between(0.1, 1.3)
+    scale = between(0.7, 0.78) if at_wrist else between(0.82, 0.96)
+    tip = between(0.92, 0.97) if at_wrist else between(0.85, 0.96)
+    bright, warm, green = between(0.9, 1.11), between(-0.04, 0.04), between(-0.02, 0.02)
+    corner = draw.uniform(0, 1, 12) ** 2 * np.repeat([0.2, 0.06, 0.03], 4) * between(0.1, 1.3)
     return Shot(
-        spread=float(draw.beta(0.8, 0.9)),
+        spread=float(draw.beta(1.1, 1.2)),
         angles=tuple(float(angle) for angle in draw.normal(0, 2.2, 5)),
         bends=tuple(float(bend) for bend in draw.normal(0, 0.012, 5)),
         thumb=between(-8, 34),
-        rotation=between(-24, 24),
+        rotation=between(-10, 10),
         scale=scale,
-        x=between(0.3, 0.7),
+        x=between(0.43, 0.57),
         tip=tip,
-        squeeze=between(0.9, 1.04),
+        squeeze=between(0.93, 1.03),
         light_angle=between(0, 360),
         light=between(0.15, 1),
         gain=(bright * (1 + warm), bright * (1 + green), bright * (1 - warm)),
-        contrast=between(0.85, 1.25),
-        saturation=between(0.7, 1.3),
-        blur=between(0.05, 0.75),
+        contrast=between(0.88, 1.16),
+        saturation=between(0.7, 1.08),
+        blur=between(0.05, 0.55),
         noise=between(1.0, 4.0),
-        shadow=(between(-0.12, 0.12), between(-0.05, 0.09), between(0.08, 0.5)),
+        shadow=(between(-0.12, 0.12), between(-0.05, 0.09), between(0.05, 0.4)),
         backdrop=tuple(float(level) for level in corner),
         tint=(between(0.9, 1.25), between(0.8, 1.05), between(0.75, 1.15)),
         noise_seed=0,
