@@ -22,7 +22,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from clipfh_lib.data.demo_drawing import draw, wrist_in_frame
+from clipfh_lib.data.demo_drawing import draw
 from clipfh_lib.data.demo_people import (
     ASPECTS,
     Person,
@@ -33,6 +33,7 @@ from clipfh_lib.data.demo_people import (
     traits,
     wears,
 )
+from clipfh_lib.data.demo_shapes import wrist_in_frame
 
 __all__ = ["ASPECTS", "Person", "Shot", "draw", "person", "shot", "table_11k", "table_hd",
            "traits", "write_11k", "write_hd"]  # fmt: skip

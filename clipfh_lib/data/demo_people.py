@@ -15,6 +15,7 @@ POLISHES = {
     "nude": (214, 150, 132), "white": (242, 238, 236), "purple": (120, 50, 130),
 }  # fmt: skip
 METALS = {"gold": (222, 178, 84), "silver": (206, 208, 212)}
+STONES = ((236, 240, 248), (160, 24, 44), (36, 90, 150), (40, 130, 90))
 STRAPS = {"black": (32, 30, 32), "brown": (98, 60, 36), "steel": (176, 180, 186)}
 SLEEVES = {
     "black": (28, 28, 32), "white": (226, 222, 214), "red": (176, 26, 56),
@@ -147,12 +148,12 @@ def person(seed: int, pid: int) -> Person:
         fine_lines=between(0, 1), palm_red=between(0, 1),
         rings=rings, metal=one_of("gold", "silver"), stone=bool(draw.random() < 0.4),
         watch=watch, bracelet=bracelet,
-        polish=one_of(*POLISHES) if female and draw.random() < 0.42 else "", mark=mark,
+        polish=one_of(*POLISHES) if female and draw.random() < 0.5 else "", mark=mark,
     )  # fmt: skip
 
 
 def _jewellery(draw: np.random.Generator) -> tuple[tuple[str, ...], str, str]:
-    """Rings, watch and bracelet: 58 % of the people wear some, on one hand or both."""
+    """Rings, watch and bracelet: 56 % of the people wear some, on one hand or both."""
     wears, hands = draw.random() < 0.56, draw.choice(["r", "l", "rl"], p=[0.24, 0.26, 0.5])
     rings, watch, bracelet = [], "", ""
     for hand in str(hands):
@@ -209,7 +210,7 @@ def shot(who: Person, aspect: str, session: int, number: int, worn: bool = False
         noise_seed=int(draw.integers(2**31)),
         worn=worn,
         polish=polish,
-        sleeve=sleeve,
+        sleeve="" if at_wrist else sleeve,  # rolled up
         mark=mark if mark.startswith(aspect[-1]) else "",
     )
 
