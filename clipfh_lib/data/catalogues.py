@@ -1,0 +1,220 @@
+"""A source folder -> one images table: where it is, what it holds, which part of it is taken."""
+
+import ast
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from clipfh_lib import files
+from clipfh_lib.data import layouts
+from clipfh_lib.files import InputError
+from clipfh_lib.params import DataParams, nearest
+
+LAYOUT = {
+    "hands_11k": "Hands/Hand_0000002.jpg ... and HandInfo.csv, from sites.google.com/view/11khands",
+    "hd": "Original Images/1-501/<id>_*.jpg and Original Images/502-712/<id>_*.jpg, "
+    "from www4.comp.polyu.edu.hk/~csajaykr/knuckleV2.htm",
+    "folders": "one folder of photographs for each person, <pid>/*.jpg",
+}
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a source folder holds.
+
+    Attributes:
+        images: one row for each image, in the order of image_id; layouts.COLUMNS that it has,
+            then traits.
+        set_aside: path, row (of the table; the header is row 1) and reason.
+        notes: what was counted, one line each.
+        root: folder that the paths start from.
+    """
+
+    images: pd.DataFrame
+    set_aside: pd.DataFrame
+    notes: list[str]
+    root: Path
+
+
+# --- where the data is ---------------------------------------------------------------------------
+
+
+def root(data: DataParams) -> Path:
+    """Folder of the data set; of a drawn one, which `data.root` replaces, a folder by its content.
+
+    Raises:
+        InputError: neither data.root nor data.draw is given.
+    """
+    if data.root is not None:
+        return files.resolve(data.root)
+    if data.draw is None:
+        raise InputError("data.root is missing; it says where the photographs are")
+    return files.project() / "data" / f"demo-{files.digest(_drawing(data))[:8]}"
+
+
+def _drawing(data: DataParams) -> dict:
+    """What a drawn data set depends on: its parameters and the code that draws."""
+    sources = sorted(Path(__file__).parent.glob("demo_*.py"))
+    code = [ast.unparse(ast.parse(path.read_text(encoding="utf-8"))) for path in sources]
+    return {"catalogue": data.catalogue, "draw": data.draw.model_dump(), "code": code}
+
+
+def missing(data: DataParams) -> str:
+    """One line on what is not there and how it must lie on disk; empty if a run can begin."""
+    if data.root is None and data.draw is not None:
+        return ""
+    folder = root(data)
+    parts = {
+        "hands_11k": ["Hands", "HandInfo.csv"],
+        "hd": [layouts.hd_start(folder) + name for name in layouts.HD_FOLDERS],
+        "folders": [],
+    }
+    absent = [part for part in parts[data.catalogue] if not (folder / part).exists()]
+    if folder.is_dir() and not absent:
+        return ""
+    what = f"{' and '.join(absent)} not in {folder}" if folder.is_dir() else f"no folder {folder}"
+    return f"{what}; expected there: {LAYOUT[data.catalogue]}; data.root names another place"
+
+
+def ensure(data: DataParams, workers: int = 0) -> Path:
+    """Root of a data set that is there; a drawn one is drawn first if need be.
+
+    Args:
+        workers: processes that draw; 0: one for each core.
+
+    Raises:
+        InputError: the folder is missing; the line says how it must lie and where it comes from.
+    """
+    if absent := missing(data):
+        raise InputError(absent)
+    folder = root(data)
+    if data.root is not None or folder.is_dir():
+        return folder
+    from clipfh_lib.data import demo_hands  # only who draws pays for the import
+
+    draw, workers = data.draw, workers or os.cpu_count() or 1
+    with files.lock(folder):
+        if folder.is_dir():  # another process drew it meanwhile
+            return folder
+        try:
+            if data.catalogue == "hd":
+                people = draw.people, draw.distractors
+                demo_hands.write_hd(folder, *people, draw.images, draw.size, draw.seed, workers)
+            elif data.catalogue == "hands_11k":
+                people = draw.people
+                demo_hands.write_11k(folder, people, draw.images, draw.size, draw.seed, workers)
+            else:
+                raise ValueError("hands_11k and hd can be drawn, folders cannot")
+        except ValueError as error:
+            raise InputError(f"data.draw: {error}") from None
+    return folder
+
+
+def digest(data: DataParams) -> str:
+    """Hex SHA-256 of what a data set holds: names and sizes of images, tables; not file times."""
+    if data.root is None:
+        return files.digest(_drawing(data))
+    folder = ensure(data)
+    images = layouts.every_listing(folder, data)
+    tables = ["HandInfo.csv", "HandTraits.csv", *([data.include.file] if data.include else [])]
+    hashes = {name: files.sha256(folder / name) for name in tables if (folder / name).is_file()}
+    return files.digest({"images": images, "tables": hashes})
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read(data: DataParams) -> Catalogue:
+    """Read a data set's folder into one images table; no picture is opened.
+
+    Raises:
+        InputError: the folder is missing or holds no usable image, or its tables are such that the
+            protocol cannot be kept; one line with the file, the row and the fix.
+    """
+    folder = ensure(data)
+    found = layouts.READERS[data.catalogue](folder, data)
+    aside = pd.DataFrame(found.aside, columns=["path", "row", "reason"]).astype({"row": "Int64"})
+    if not found.images:
+        first = f"; first set aside: {aside['path'][0]}: {aside['reason'][0]}" if len(aside) else ""
+        raise InputError(f"{folder}: no usable image; {LAYOUT[data.catalogue]}{first}")
+    images = _numbers(pd.DataFrame(found.images))
+    known = [column for column in layouts.COLUMNS if column in images]
+    images = images[known + [column for column in images if column not in known]]
+    images = images.sort_values("image_id", ignore_index=True)
+    notes = found.notes
+    if len(aside):
+        notes.append(f"{len(aside)} rows or files set aside; set_aside.csv has the reasons")
+    if data.include:
+        images = _include(images, folder, data)
+        notes.append(f"{len(images)} of {len(found.images)} images taken by data.include")
+    if data.limit:
+        images = _limit(images, data)
+        notes.append(f"limited run: {len(images)} images taken by data.limit")
+    return Catalogue(images, aside, notes, folder)
+
+
+def _numbers(images: pd.DataFrame) -> pd.DataFrame:
+    """The table with those columns as numbers that hold nothing else; others hold text."""
+    for column in images:
+        if not pd.api.types.is_numeric_dtype(images[column]):
+            text = images[column].fillna("")
+            numbers = pd.to_numeric(text, errors="coerce")
+            numeric = (numbers.isna() == text.eq("")).all() and numbers.notna().any()
+            images[column] = numbers if numeric and column not in layouts.TEXT else text
+    if "file_number" in images:
+        images["file_number"] = images["file_number"].astype("Int64")
+    return images
+
+
+# --- taking less ---------------------------------------------------------------------------------
+
+
+def _include(images: pd.DataFrame, folder: Path, data: DataParams) -> pd.DataFrame:
+    """The images whose row in a table beside the data has one of the values."""
+    wanted, path = data.include, folder / data.include.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"data.include.file {wanted.file!r} leaves {folder}; put it there")
+    if not path.is_file():
+        raise InputError(f"data.include.file: {path} does not exist")
+    header, rows = layouts.rows_of(path, [], [])
+    if wanted.column not in header:
+        near = nearest(wanted.column, header)
+        raise InputError(f"data.include.column {wanted.column!r} not in {path}; nearest: {near}")
+    cells = [dict(zip(header, row, strict=False)) for _, row in rows]
+    table = pd.DataFrame(cells, columns=header)
+    values = set(table[wanted.column])
+    for value in wanted.values:
+        if value not in values:
+            near = nearest(value, sorted(map(str, values)))
+            raise InputError(f"data.include.values: {value!r} not in {path}; nearest: {near}")
+    keys = {
+        "imageName": images["path"].map(lambda path: PurePosixPath(path).name),
+        "path": images["path"],
+        "image_id": images["image_id"],
+    }
+    column = next((name for name in keys if name in header), None)
+    if column is None:
+        raise InputError(f"{path}: no column imageName, path or image_id says which image is meant")
+    taken = set(table.loc[table[wanted.column].isin(wanted.values), column])
+    images = images[keys[column].isin(taken)].reset_index(drop=True)
+    if images.empty:
+        raise InputError(f"data.include: no image of {folder} has {wanted.column} {wanted.values}")
+    return images
+
+
+def _limit(images: pd.DataFrame, data: DataParams) -> pd.DataFrame:
+    """The first people by pid, and of each person and aspect the first images by image_id.
+
+    Images without accessories come first, since only these take part; the people whom nobody
+    searches for are counted apart from the others.
+    """
+    kind = images["distractor"] if "distractor" in images else pd.Series(False, images.index)
+    if data.limit.people:
+        people = images["pid"].groupby(kind).transform(lambda pid: pid.rank(method="dense"))
+        images = images[people <= data.limit.people]
+    if data.limit.images:
+        order = [column for column in ("accessories", "image_id") if column in images]
+        images = images.sort_values(order).groupby(["pid", "aspect"]).head(data.limit.images)
+    return images.sort_values("image_id", ignore_index=True)
