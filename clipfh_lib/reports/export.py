@@ -1,0 +1,74 @@
+"""A table -> Markdown, LaTeX or CSV text, safe to paste, compile and open."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from clipfh_lib import files
+
+LATEX = {  # replaced in one pass, so that nothing is escaped twice
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+}
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """A pipe table; cells as they are, but for the pipe itself and line ends."""
+
+    def line(cells: Iterable[object]) -> str:
+        text = (str(cell).replace("|", r"\|").replace("\n", " ") for cell in cells)
+        return "| " + " | ".join(text) + " |"
+
+    rows = [line(frame.columns), line("---" for _ in frame.columns)]
+    return "\n".join(rows + [line(_blank(row)) for row in frame.itertuples(index=False)]) + "\n"
+
+
+def _blank(row: Iterable[object]) -> list[object]:
+    return ["" if pd.isna(cell) else cell for cell in row]
+
+
+def to_latex(frame: pd.DataFrame, caption: str = "", label: str = "") -> str:
+    r"""A `table` with booktabs rules, the width of the text at most; needs booktabs and graphicx.
+
+    Text (cells, headings, caption) is escaped; the label is not. Numbers are set as they are. What
+    stands in every row alike ("demo figures", say) goes into the caption, to save width.
+    """
+    texts = [column for column in frame if not pd.api.types.is_numeric_dtype(frame[column])]
+    alike = [column for column in texts if len(frame) > 1 and frame[column].nunique() == 1]
+    alike = [column for column in alike if frame[column].notna().all()]
+    said = "; ".join(f"{column}: {frame[column].iloc[0]}" for column in alike)
+    caption = f"{caption} ({said})".strip() if said else caption
+    shown = frame.drop(columns=alike)
+    align = "".join("l" if column in texts else "r" for column in shown)
+    shown = shown.map(lambda cell: _latex(cell) if isinstance(cell, str) else cell)
+    style = shown.style.hide(axis="index").format(precision=3, na_rep="")
+    tabular = style.format_index(_latex, axis=1).to_latex(hrules=True, column_format=align)
+    lines = [r"\begin{table}", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"]
+    lines += [rf"\caption{{{_latex(caption)}}}"] * bool(caption)
+    lines += [rf"\label{{{label}}}"] * bool(label)
+    lines += [r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"]
+    return "\n".join([*lines, tabular.rstrip() + "}", r"\end{table}"]) + "\n"
+
+
+def _latex(text: str) -> str:
+    escaped = "".join(LATEX.get(sign, sign) for sign in str(text)).replace("\n", " ")
+    # after a row's end LaTeX would read a bracket or star as its argument
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """CSV in which no text cell or heading is one that a spreadsheet would run; numbers stay."""
+    safe = frame.rename(columns=files.defuse)
+    texts = [column for column in safe if not pd.api.types.is_numeric_dtype(safe[column])]
+    safe = safe.astype(dict.fromkeys(texts, object))
+    safe[texts] = safe[texts].map(files.defuse)
+    return safe.to_csv(index=False, lineterminator="\n", float_format="%.10g")

@@ -1,0 +1,372 @@
+"""Tables -> matplotlib Figures at print size; no number is computed again, nothing is saved.
+
+What has no column `dataset` is drawn only when the caller names the data set (`style`).
+"""
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+
+from clipfh_lib.files import InputError
+from clipfh_lib.reports import style, tables
+from clipfh_lib.reports.style import styled
+
+# --- retrieval ---------------------------------------------------------------------------------
+
+
+@styled
+def cmc(
+    curves: pd.DataFrame, dataset: str | None = None, limited: bool = False, ranks: int = 20
+) -> Figure:
+    """Cumulative match curves with their 95 % bands, a panel per gallery (and aspect).
+
+    Where aspects are pooled (`all`) only the pooled curve is drawn, here and in other figures.
+
+    Args:
+        curves: `weights, test_aspect, gallery, rank, value, low, high`; of several runs also what
+            names them (`method, backbone, recipe, seed`, `run`) or a ready `label`.
+        dataset: its name, where the table has no such column.
+        limited: data.limit was set; the figure says so.
+        ranks: the last rank that is drawn.
+    """
+    tables.need(curves, ["weights", "test_aspect", "gallery", "rank", "value"], "curves")
+    frame = style.series(tables.ordered(curves[curves["rank"] <= ranks]))
+    looks = style.looks(list(frame["label"].unique()))
+    figure = style.new(frame, dataset, limited, 0.6 + 2.0 * len(style.panels(frame)[0]))
+    panels = style.grid(figure, frame)
+    for axes, part, _ in panels:
+        for label, rows in part.groupby("label", sort=False):
+            rows = rows.sort_values("rank")
+            marked = [i for i, rank in enumerate(rows["rank"]) if rank == 1 or rank % 5 == 0]
+            axes.plot(rows["rank"], rows["value"], markevery=marked, label=label, **looks[label])
+            if "low" in rows and rows["low"].notna().any():
+                band = {"color": looks[label]["color"], "alpha": 0.15, "lw": 0}
+                axes.fill_between(rows["rank"], rows["low"], rows["high"], **band)
+        axes.set(xlim=(0.5, ranks + 0.5), ylim=(0, 1.02))
+        axes.set_xticks([1, *range(5, ranks + 1, 5)])
+        axes.yaxis.set_major_formatter(style.PERCENT)
+        axes.grid(True)
+    style.label_outer(panels, "rank k", "right image among the first k")
+    style.legend_below(figure)
+    return figure
+
+
+@styled
+def bars(
+    metrics: pd.DataFrame, gallery: str | None = None, names: Sequence[str] = ("rank1", "mAP")
+) -> Figure:
+    """Bars with 95 % intervals: all queries, and the far ones; a row per run and weights.
+
+    Args:
+        metrics: rows of metrics.csv, of one run or of many.
+        gallery: which one; by default the first that is there. Galleries are never mixed.
+        names: metrics, a column of panels each.
+
+    Raises:
+        InputError: that gallery is not there.
+    """
+    tables.need(
+        metrics, ["dataset", "test_aspect", "gallery", "subset", "metric", "value"], "metrics"
+    )
+    there = style.panels(metrics)[1]
+    gallery = gallery or there[0]
+    if gallery not in there:
+        raise InputError(f"metrics: no gallery {gallery}; there is {', '.join(there)}")
+    frame = metrics[(metrics["gallery"] == gallery) & metrics["subset"].isin(["all", "far"])]
+    frame = style.series(tables.ordered(frame[frame["metric"].isin(names)]))
+    groups = []
+    for _, part in frame.groupby("dataset", sort=False):
+        groups += [part[part["test_aspect"] == aspect] for aspect in style.panels(part)[0]]
+    sizes = [part["label"].nunique() for part in groups]
+    figure = style.new(frame, None, False, 0.7 + 0.3 * sum(sizes) + 0.35 * len(groups))
+    shape = {"sharex": True, "squeeze": False, "height_ratios": [size + 0.6 for size in sizes]}
+    grid = figure.subplots(len(groups), len(names), **shape)
+    for row, part in enumerate(groups):
+        for column, name in enumerate(names):
+            axes = grid[row, column]
+            labels = list(part["label"].unique())
+            _pairs_of_bars(axes, part[part["metric"] == name], labels)
+            axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels))
+            if row == len(groups) - 1:
+                axes.set_xlabel(style.METRICS.get(name, name))
+        where = style.panel_title(part["test_aspect"].iloc[0], gallery)
+        several = frame["dataset"].nunique() > 1
+        grid[row, 0].set_title(f"{part['dataset'].iloc[0]}, " * several + where, loc="left")
+    style.legend_below(figure)
+    return figure
+
+
+def _pairs_of_bars(axes: Axes, part: pd.DataFrame, labels: list[str]) -> None:
+    kinds = [("all", "all queries", -0.2, style.BLUE, ""), ("far", "", 0.2, "white", "////")]
+    for subset, name, shift, fill, hatch in kinds:
+        name = name or "far queries (more than 10 file numbers away)"
+        rows = part[part["subset"] == subset]
+        places = np.array([labels.index(label) for label in rows["label"]]) + shift
+        look = {"color": fill, "edgecolor": style.BLUE, "hatch": hatch, "lw": 0.6}
+        axes.barh(places, rows["value"], 0.38, label=name, **look)
+        axes.errorbar(rows["value"], places, xerr=_ends(rows, "value"), **style.INTERVAL)
+        for place, high, value in zip(places, rows["high"], rows["value"], strict=True):
+            edge = value if np.isnan(high) else high
+            axes.text(edge + 0.015, place, f"{value * 100:.1f}", va="center", fontsize=6.5)
+    axes.set(ylim=(len(labels) - 0.45, -0.55), xlim=(0, 1.16))
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(style.PERCENT)
+    axes.grid(True, axis="x")
+    axes.set_axisbelow(True)
+
+
+def _ends(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """Lengths of the interval below and above the value, (2, rows)."""
+    return np.maximum([rows[name] - rows["low"], rows["high"] - rows[name]], 0)
+
+
+@styled
+def burst_gap(metrics: pd.DataFrame) -> Figure:
+    """Rank-1 by gap in file numbers, with 95 % intervals and the number of people of each gap.
+
+    Args:
+        metrics: rows of metrics.csv of one run, with the subsets gap_1 … gap_51_up.
+    """
+    frame = tables.burst_gaps(metrics)
+    gaps = list(tables.GAPS.values())
+    weights = list(frame["weights"].unique())
+    limited = bool(metrics["limited"].any()) if "limited" in metrics else False
+    name = ", ".join(frame["dataset"].unique())
+    figure = style.new(frame, name, limited, 0.9 + 2.1 * len(style.panels(frame)[0]))
+    looks = style.looks(weights)
+    panels = style.grid(figure, frame)
+    for axes, part, _ in panels:
+        for number, name in enumerate(weights):
+            rows = part[part["weights"] == name]
+            places = rows["gap"].map(gaps.index) + 0.12 * (number - (len(weights) - 1) / 2)
+            thin = {"elinewidth": 0.8, "capsize": 1.5, "label": name, **looks[name]}
+            axes.errorbar(places, rows["rank1"], yerr=_ends(rows, "rank1"), **thin)
+        people = part.groupby("gap")["people"].max()
+        texts = [f"{gap.replace(' and more', '+')}\n({people.get(gap, 0):.0f})" for gap in gaps]
+        axes.set_xticks(range(len(gaps)), texts)
+        axes.tick_params(labelbottom=True)
+        axes.set(ylim=(0, 1.02), xlim=(-0.5, len(gaps) - 0.5))
+        axes.yaxis.set_major_formatter(style.PERCENT)
+        axes.grid(True, axis="y")
+    style.label_outer(panels, "gap in file numbers (people)", "rank-1")
+    style.legend_below(figure)
+    return figure
+
+
+# --- verification ------------------------------------------------------------------------------
+
+
+@styled
+def det(
+    curves: pd.DataFrame,
+    metrics: pd.DataFrame | None = None,
+    dataset: str | None = None,
+    limited: bool = False,
+) -> Figure:
+    """Detection error trade-off on normal-deviate axes; a ring where both errors are equal.
+
+    Args:
+        curves: `weights, test_aspect, gallery, threshold, far, frr`, fractions.
+        metrics: rows of metrics.csv, whose `eer` is written beside the weights' names.
+        dataset: its name, where the table has no such column.
+        limited: data.limit was set; the figure says so.
+    """
+    tables.need(curves, ["weights", "test_aspect", "gallery", "far", "frr"], "curves")
+    frame = style.series(tables.ordered(curves))
+    frame = frame[frame["far"].between(0, 1, "neither") & frame["frr"].between(0, 1, "neither")]
+    looks = style.looks(list(frame["label"].unique()))
+    figure = style.new(frame, dataset, limited, 0.6 + 3.2 * len(style.panels(frame)[0]))
+    deviate = np.vectorize(NormalDist().inv_cdf, otypes=[float])
+    inner = frame[(frame["far"] < 0.8) & (frame["frr"] < 0.8)]
+    least = max(min(inner["far"].min(), inner["frr"].min(), 0.01), 1e-4)
+    ends = deviate([least * 0.8, 0.85])
+    ticks = [tick for tick in (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8) if tick >= least * 0.8]
+    panels = style.grid(figure, frame)
+    for axes, part, _ in panels:
+        for label, rows in part.groupby("label", sort=False):
+            rows = rows.sort_values(["far", "frr"], ascending=[True, False])
+            x, y = deviate(rows["far"]), deviate(rows["frr"])
+            line = {**looks[label], "marker": "", "label": _with_eer(label, rows, metrics)}
+            axes.plot(x, y, **line)
+            equal = int(np.abs(x - y).argmin())
+            ring = {"mfc": "white", "mec": looks[label]["color"], "ms": 5, "mew": 1.3, "zorder": 3}
+            axes.plot(x[equal], y[equal], "o", **ring)
+        axes.plot(ends, ends, color="0.75", lw=0.6, zorder=0)
+        axes.set(xlim=ends, ylim=ends, aspect="equal")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(FixedLocator(deviate(ticks)))
+            axis.set_major_formatter(FuncFormatter(lambda d, _: f"{NormalDist().cdf(d) * 100:.3g}"))
+            axis.set_minor_formatter(NullFormatter())
+        axes.grid(True)
+        axes.tick_params(labelbottom=True)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=3.2)
+    style.label_outer(panels, "", "false rejects, %")
+    for axes, _, _ in panels:
+        axes.set_xlabel("false accepts, %")
+    return figure
+
+
+def _with_eer(label: str, rows: pd.DataFrame, metrics: pd.DataFrame | None) -> str:
+    if metrics is None:
+        return label
+    same = metrics["metric"] == "eer"
+    for column in [*tables.RUN, *tables.VIEW]:
+        if column in rows and column in metrics:
+            same &= metrics[column] == rows[column].iloc[0]
+    value = metrics.loc[same, "value"]
+    return f"{label}, EER {value.iloc[0] * 100:.1f} %" if len(value) == 1 else label
+
+
+@styled
+def scores(counts: pd.DataFrame, dataset: str | None = None, limited: bool = False) -> Figure:
+    """How similarities of the same person's pairs and of different people's pairs lie apart.
+
+    Args:
+        counts: `weights, mated (true or false), left, right, pairs`: a histogram's bins.
+        dataset: its name, where the table has no such column.
+        limited: data.limit was set; the figure says so.
+    """
+    tables.need(counts, ["weights", "mated", "left", "right", "pairs"], "counts")
+    weights = list(tables.ordered(counts)["weights"].unique())
+    figure = style.new(counts, dataset, limited, 2.6)
+    axes = figure.subplots(1, len(weights), sharey=True, squeeze=False)[0]
+    for here, name in zip(axes, weights, strict=True):
+        for mated, colour, line in ((False, style.VERMILION, "--"), (True, style.BLUE, "-")):
+            rows = counts[(counts["weights"] == name) & (counts["mated"].astype(bool) == mated)]
+            rows = rows.sort_values("left")
+            share = rows["pairs"] / rows["pairs"].sum()
+            edges = [*rows["left"], rows["right"].iloc[-1]]
+            label = "same person" if mated else "different people"
+            here.stairs(share, edges, color=colour, linestyle=line, lw=1.2, label=label)
+            here.stairs(share, edges, color=colour, fill=True, alpha=0.15)
+        here.set(title=name, xlabel="similarity")
+        here.yaxis.set_major_formatter(style.PERCENT)
+    axes[0].set_ylabel("share of the pairs")
+    style.legend_below(figure)
+    return figure
+
+
+# --- naming, splits, training ------------------------------------------------------------------
+
+
+@styled
+def confusion(counts: pd.DataFrame, dataset: str | None = None, limited: bool = False) -> Figure:
+    """A confusion matrix: each row's shares in colour and percent, and under them the counts.
+
+    Args:
+        counts: what was shown (index) by what it was named (columns), in pictures; a name that is
+            never given still has its column, as in `pd.crosstab(...).reindex(...)`.
+        dataset: the data set's name.
+        limited: data.limit was set; the figure says so.
+    """
+    rates = counts.div(counts.sum(axis=1).where(lambda total: total > 0), axis=0)
+    rows, columns = counts.shape
+    figure = style.new(counts, dataset, limited, min(1.3 + 0.5 * rows, 8.5))
+    axes = figure.subplots()
+    image = axes.imshow(rates.fillna(0), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(rows, columns):
+        rate = rates.iloc[row, column]
+        share = "–" if np.isnan(rate) else f"{rate * 100:.1f} %"
+        text = f"{share}\n{counts.iloc[row, column]:.0f}"
+        look = {"fontsize": 7, "color": "white" if rate > 0.55 else "black"}
+        axes.text(column, row, text, ha="center", va="center", **look)
+    shown, named = _spoken(counts.index), _spoken(counts.columns)
+    turned = max(map(len, named)) > 66 / columns
+    turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    axes.set_xticks(range(columns), named, **turn)
+    axes.set_yticks(range(rows), shown)
+    axes.set(xlabel="named by the prompts", ylabel="shown")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(image, ax=axes, format=style.PERCENT, fraction=0.04, pad=0.02)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _spoken(values: pd.Index) -> list[str]:
+    words = {**style.ASPECTS, "all": "all"}
+    return [words.get(str(value), str(value)) for value in values]
+
+
+@styled
+def split_sizes(split: pd.DataFrame, dataset: str | None = None, limited: bool = False) -> Figure:
+    """People and images of each role, a group of bars per test aspect; of one trial.
+
+    Args:
+        split: the split manifest.
+        dataset: its name.
+        limited: data.limit was set; the figure says so.
+    """
+    sizes = tables.split_sizes(split)
+    roles = {  # column of the table: name, colour, hatch
+        "train": ("train", style.BLUE, ""),
+        "val": ("validation", style.SKY, "xxx"),
+        "query": ("query", "white", "////"),
+        "gallery same_aspect": ("gallery, same aspect", style.ORANGE, ""),
+        "gallery all_aspects": ("gallery, all aspects", "#F5DFA8", "...."),
+        "gallery default": ("gallery", style.ORANGE, ""),
+    }
+    roles = {role: look for role, look in roles.items() if f"{role} images" in sizes}
+    figure = style.new(split, dataset, limited, 0.8 + 0.13 * len(roles) * len(sizes))
+    tall = 0.84 / len(roles)
+    for axes, what in zip(figure.subplots(1, 2, sharey=True), ("people", "images"), strict=True):
+        most = max(sizes[f"{role} {what}"].max() for role in roles)
+        for number, (role, (name, fill, hatch)) in enumerate(roles.items()):
+            values = sizes[f"{role} {what}"]
+            places = np.arange(len(sizes)) + (number - (len(roles) - 1) / 2) * tall
+            look = {"color": fill, "hatch": hatch, "edgecolor": style.BLUE, "lw": 0.5}
+            axes.barh(places, values, tall * 0.9, label=name, **look)
+            for place, value in zip(places, values, strict=True):
+                axes.text(value + most * 0.01, place, f"{value:.0f}", va="center", fontsize=6.5)
+        axes.set(xlabel=what, xlim=(0, most * 1.12), ylim=(len(sizes) - 0.5, -0.5))
+        axes.set_yticks(range(len(sizes)), _spoken(sizes.index))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    style.legend_below(figure, columns=5)
+    return figure
+
+
+@styled
+def training_curves(
+    history: pd.DataFrame, dataset: str | None = None, limited: bool = False
+) -> Figure:
+    """What a training did, epoch by epoch: losses, validation, learning rates, a panel each.
+
+    Args:
+        history: history.csv: `epoch` and a column per quantity; `val/…` is validation, `lr…` a
+            rate, everything else a loss or an accuracy of training.
+        dataset: its name.
+        limited: data.limit was set; the figure says so.
+
+    Raises:
+        InputError: there is nothing beside the epochs.
+    """
+    tables.need(history, ["epoch"], "history")
+    panels = {"training": [], "validation": [], "learning rate": []}
+    for name in history.columns.drop(["epoch", "step", "seconds", "dataset"], errors="ignore"):
+        if pd.api.types.is_numeric_dtype(history[name]) and history[name].notna().any():
+            kind = "validation" if name.startswith("val") else "training"
+            panels["learning rate" if name.startswith("lr") else kind].append(name)
+    panels = {title: names for title, names in panels.items() if names}
+    if not panels:
+        raise InputError("history: no quantity beside epoch; nothing to draw")
+    figure = style.new(history, dataset, limited, 2.7)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, names) in zip(grid, panels.items(), strict=True):
+        for name, look in style.looks(names).items():
+            rows = history[["epoch", name]].dropna()
+            look["markevery"] = max(1, len(rows) // 8)
+            axes.plot(rows["epoch"], rows[name], label=name.split("/", 1)[-1], **look)
+        axes.set(title=title, xlabel="epoch")
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0] if history[names].min().min() < 0 else 0))
+        if title == "learning rate":
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(True)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "handlelength": 3}
+        axes.legend(ncols=2 if len(names) > 2 else 1, **below)
+    return figure

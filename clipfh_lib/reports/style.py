@@ -1,0 +1,183 @@
+"""How every figure looks, and what each says of its data set.
+
+Every figure is 160 mm wide with letters of 8 points, in colours that colour-blind readers tell
+apart, and in line styles, markers and hatches that a grey copy keeps. A figure names its data set;
+where the table has no column `dataset` the caller does, so that none on drawn hands can fail to
+say "demo figures".
+"""
+
+from collections.abc import Sequence
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    PercentFormatter,
+)
+
+from clipfh_lib.files import InputError
+from clipfh_lib.reports import tables
+
+WIDTH = 6.3  # inches: 160 mm, the text width of a thesis page
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "figure.titlesize": 8.5,
+    "figure.titleweight": "normal",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "grid.linewidth": 0.4,
+    "grid.color": "0.88",
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+}
+# Okabe and Ito's colours; each with a line and a marker of its own
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
+)  # fmt: skip
+GREY = "#6E6E6E"
+LOOKS = [
+    (BLUE, "-", "o"),
+    (VERMILION, "--", "s"),
+    (GREEN, "-.", "^"),
+    (PURPLE, (0, (5, 1, 1, 1, 1, 1)), "v"),
+    (ORANGE, (0, (7, 2)), "P"),
+    (SKY, (0, (3, 1)), "X"),
+    ("#000000", (0, (1, 1)), "*"),
+]
+WEIGHTS = {  # the same look in every figure
+    "trained": LOOKS[0],
+    "pretrained": LOOKS[1],
+    "untrained": LOOKS[2],
+    "pixels": (GREY, ":", "D"),
+}
+ASPECTS = {
+    "dorsal_r": "dorsal right",
+    "dorsal_l": "dorsal left",
+    "palmar_r": "palmar right",
+    "palmar_l": "palmar left",
+    "all": "all aspects together",
+}
+GALLERIES = {
+    "same_aspect": "gallery of the same aspect",
+    "all_aspects": "gallery of all aspects",
+    "default": "gallery",
+}
+METRICS = {"rank1": "rank-1", "mAP": "mAP", "mAP_trapezoid": "mAP (trapezoid)", "mINP": "mINP"}
+PERCENT = PercentFormatter(1, symbol=" %")
+INTERVAL = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
+styled = matplotlib.rc_context(STYLE)
+
+
+def headline(frame: pd.DataFrame, dataset: str | None, limited: bool = False) -> str:
+    """The line above a figure: data set, and what must be said of it.
+
+    Raises:
+        InputError: nobody says which data set this is.
+    """
+    if dataset is None:
+        if "dataset" not in frame:
+            raise InputError(
+                "figure: the table has no column dataset; pass dataset=..., e.g. p.dataset"
+            )
+        names = [str(name) for name in frame["dataset"].unique()]
+        limited = limited or bool(frame["limited"].any() if "limited" in frame else False)
+    else:
+        names = [dataset]
+    said = "; ".join(dict.fromkeys(filter(None, (tables.remark(n) for n in names))))
+    said = "; ".join(filter(None, [said, tables.remark("", limited)]))
+    return "data set " + ", ".join(names) + (f" ({said})" if said else "")
+
+
+def new(frame: pd.DataFrame, dataset: str | None, limited: bool, height: float) -> Figure:
+    """An empty figure of full width with its headline."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.suptitle(headline(frame, dataset, limited), x=0.01, ha="left")
+    return figure
+
+
+def looks(labels: Sequence[str]) -> dict[str, dict]:
+    """Colour, line and marker of each label: fixed for weights, else in turn; pixels are grey."""
+    if all(label in WEIGHTS for label in labels):
+        return {label: _look(WEIGHTS[label]) for label in labels}
+    free = iter(LOOKS * (len(labels) // len(LOOKS) + 1))
+    return {n: _look(WEIGHTS["pixels"] if n == "pixels" else next(free)) for n in labels}
+
+
+def _look(of: tuple) -> dict:
+    return dict(zip(("color", "linestyle", "marker"), of, strict=True))
+
+
+def series(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a column `label`, one per run and weights; pixels that are equal, once."""
+    if "label" not in frame:
+        named = "method" in frame or "backbone" in frame
+        frame = frame.assign(label=tables.labels(frame) if named else frame["weights"])
+    place = ("dataset", "test_aspect", "gallery", "subset", "metric", "rank", "threshold")
+    place = ["label", *(column for column in place if column in frame)]
+    values = [column for column in ("value", "far", "frr") if column in frame]
+    pixels = frame["weights"] == "pixels"
+    frame = frame[~(pixels & frame.duplicated([*place, *values]))]
+    differ = (frame["weights"] == "pixels") & frame.duplicated(place, keep=False)
+    if differ.any() and "run" in frame:  # measured on other images, by a limit or a seed of splits
+        frame = frame.assign(label=frame["label"].where(~differ, "pixels (" + frame["run"] + ")"))
+    return frame
+
+
+def panels(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Test aspects (the pooled one alone where there is one) and galleries, in their order."""
+    aspects = [a for a in tables.ASPECTS if a in set(frame["test_aspect"])]
+    aspects += [a for a in frame["test_aspect"].unique() if a not in aspects]
+    galleries = [g for g in tables.GALLERIES if g in set(frame["gallery"])]
+    return ["all"] if "all" in aspects else aspects, galleries
+
+
+def panel_title(aspect: str, gallery: str) -> str:
+    """What a panel shows, in words."""
+    where = GALLERIES.get(gallery, gallery)
+    alone = aspect == "all" and gallery == "default"
+    return where if alone else f"{ASPECTS.get(aspect, aspect)}, {where}"
+
+
+def grid(figure: Figure, frame: pd.DataFrame) -> list[tuple[Axes, pd.DataFrame, str]]:
+    """One panel per test aspect (row) and gallery (column), with its rows and its title."""
+    aspects, galleries = panels(frame)
+    axes = figure.subplots(len(aspects), len(galleries), sharex=True, sharey=True, squeeze=False)
+    found = []
+    for row, aspect in enumerate(aspects):
+        for column, gallery in enumerate(galleries):
+            part = frame[(frame["test_aspect"] == aspect) & (frame["gallery"] == gallery)]
+            found.append((axes[row, column], part, panel_title(aspect, gallery)))
+    return found
+
+
+def legend_below(figure: Figure, columns: int = 4) -> None:
+    """One legend for all panels, below them; the figure grows by its lines."""
+    found = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        found = {**dict(zip(labels, handles, strict=True)), **found}
+    columns = max(1, min(columns, len(found), 112 // (max(map(len, found), default=0) + 9)))
+    figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(found) // columns))
+    place = "outside lower center"
+    figure.legend(found.values(), found.keys(), loc=place, ncols=columns, handlelength=3.2)
+
+
+def label_outer(found: Sequence[tuple[Axes, pd.DataFrame, str]], x: str, y: str) -> None:
+    """Titles for all panels, axis labels for the outer ones."""
+    for axes, _, title in found:
+        place = axes.get_subplotspec()
+        axes.set_title(title)
+        axes.set_xlabel(x if place.is_last_row() else "")
+        axes.set_ylabel(y if place.is_first_col() else "")

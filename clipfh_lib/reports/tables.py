@@ -1,0 +1,409 @@
+"""Run folders, splits and images -> tables to read and print.
+
+Numbers are fractions 0..1 until `printed`, which alone writes percent. Nothing is saved here.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from clipfh_lib.files import InputError
+
+ASPECTS = ["dorsal_r", "dorsal_l", "palmar_r", "palmar_l", "all"]
+GALLERIES = ["same_aspect", "all_aspects", "default"]
+WEIGHTS = ["trained", "pretrained", "untrained", "pixels"]
+GAPS = {
+    "gap_1": "1",
+    "gap_2": "2",
+    "gap_3_5": "3–5",
+    "gap_6_10": "6–10",
+    "gap_11_50": "11–50",
+    "gap_51_up": "51 and more",
+}
+COLUMNS = (
+    "rank1",
+    "rank5",
+    "rank10",
+    "mAP",
+    "mAP_trapezoid",
+    "mINP",
+    "eer",
+    "far_rank1",
+    "far_mAP",
+)
+SHORT = ("rank1", "mAP", "mAP_trapezoid", "far_rank1", "far_mAP")
+RUN = ["dataset", "notebook", "run", "method", "backbone", "recipe", "seed"]  # what names a run
+VIEW = ["weights", "direction", "test_aspect", "gallery"]  # what is told apart within it
+WORDS = {  # headings in print
+    "rank1": "rank-1",
+    "rank5": "rank-5",
+    "rank10": "rank-10",
+    "mAP_trapezoid": "mAP (trapezoid)",
+    "eer": "EER",
+    "dataset": "data set",
+    "test_aspect": "test aspect",
+    "train_dataset": "train data set",
+    "train_aspect": "train aspect",
+}
+RANKS = ("median_rank", "mean_rank")  # metrics that are no fractions
+
+
+def need(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
+    """Refuse a table that lacks columns, naming them."""
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(
+            f"{what}: no column {', '.join(missing)}; it has {', '.join(frame.columns)}"
+        )
+
+
+def remark(dataset: str, limited: bool = False) -> str:
+    """What a reader must be told of numbers from this data set, if anything."""
+    said = ["demo figures"] if str(dataset).startswith("demo") else []
+    return "; ".join(said + ["limited run"] * bool(limited))
+
+
+# --- run folders -------------------------------------------------------------------------------
+
+
+def incomplete(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """The run folders that `read_runs` passes over, each with the reason."""
+    rows = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            rows.append((f"{folder.parent.name}/{folder.name}", "not started: no such folder"))
+        elif not (folder / "manifest.json").is_file():
+            rows.append((f"{folder.parent.name}/{folder.name}", "not finished: no manifest.json"))
+    return pd.DataFrame(rows, columns=["run", "why"])
+
+
+def read_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """The metrics of all complete run folders, one long table.
+
+    A run is complete when its manifest.json is there; those that are not are passed over and
+    listed by `incomplete`. Runs without metrics (the preparation of data) add no row.
+
+    Returns:
+        The columns of metrics.csv, and `notebook`, `run` (the folders' names) and `limited`
+        (data.limit was set).
+
+    Raises:
+        InputError: no folder at all holds a complete run with metrics.
+    """
+    folders = list(map(Path, folders))
+    found = []
+    for folder in folders:
+        if (folder / "manifest.json").is_file() and (folder / "metrics.csv").is_file():
+            text = {"test_aspect": str, "gallery": str, "recipe": str, "backbone": str}
+            metrics = pd.read_csv(folder / "metrics.csv", dtype=text)
+            params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) or {}
+            limit = (params.get("data") or {}).get("limit") or {}
+            limited = any(value is not None for value in limit.values())
+            found.append(
+                metrics.assign(notebook=folder.parent.name, run=folder.name, limited=limited)
+            )
+    if not found:
+        raise InputError(
+            f"no complete run with metrics.csv in {len(folders)} run folders; run some first"
+        )
+    return pd.concat(found, ignore_index=True)
+
+
+# --- results -----------------------------------------------------------------------------------
+
+
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by data set, gallery, aspect, run (as they came), weights and subset."""
+    known = {"gallery": GALLERIES, "test_aspect": ASPECTS, "weights": WEIGHTS, "subset": list(GAPS)}
+    keys = {}
+    for column in ("dataset", "gallery", "test_aspect", "run", "weights", "subset"):
+        names = [c for c in RUN[1:] if c in frame] if column == "run" else [column]
+        if names and names[0] in frame:
+            first = known.get(column, [])
+            places = frame.groupby(names, sort=False, dropna=False).ngroup() + len(first)
+            listed = {name: place for place, name in enumerate(first)}
+            own = frame[names[0]].map(listed) if first else pd.Series(float("nan"), frame.index)
+            keys[column] = own.fillna(places).to_numpy()
+    order = pd.DataFrame(keys).sort_values(list(keys), kind="stable").index
+    return frame.iloc[order]
+
+
+def comparison(metrics: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """One row per run, weights, test aspect and gallery; numbers with their intervals beside them.
+
+    Args:
+        metrics: rows of metrics.csv, of one run or of many (`read_runs`).
+        columns: metrics of subset `all`, or of another subset with its name in front (`far_rank1`).
+
+    Returns:
+        What names the row, then for each metric its value (column `rank1`) and its 95 % interval
+        (`rank1_low`, `rank1_high`), fractions; `queries` (mean per trial) and `people`, and the
+        same of the other subsets; `remark`. What a run did not measure is empty.
+
+    Raises:
+        InputError: a column is missing, none of the metrics is there, or a number stands twice.
+    """
+    keys = [column for column in (*RUN, *VIEW) if column in metrics]
+    need(metrics, ["dataset", "subset", "metric", *VIEW, "value", "low", "high"], "metrics")
+    rows = metrics.copy()
+    rows["name"] = rows["metric"].where(
+        rows["subset"] == "all", rows["subset"] + "_" + rows["metric"]
+    )
+    rows = rows[rows["name"].isin(columns)]
+    if rows.empty:
+        raise InputError(f"metrics: none of {', '.join(columns)} among {len(metrics)} rows")
+    twice = rows[rows.duplicated([*keys, "name"])]
+    if len(twice):
+        first = ", ".join(str(twice.iloc[0][key]) for key in keys)
+        raise InputError(
+            f"metrics: {twice.iloc[0]['name']} stands twice for {first}; read each run once"
+        )
+    table = rows[keys].drop_duplicates()
+    for name in (name for name in columns if (rows["name"] == name).any()):
+        part = rows.loc[rows["name"] == name, [*keys, "value", "low", "high"]]
+        names = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+        table = table.merge(part.rename(columns=names), on=keys, how="left")
+    for subset in rows["subset"].unique():
+        front = "" if subset == "all" else f"{subset}_"
+        part = rows[rows["subset"] == subset].drop_duplicates(keys)[[*keys, "queries", "people"]]
+        names = {"queries": f"{front}queries", "people": f"{front}people"}
+        table = table.merge(part.rename(columns=names), on=keys, how="left")
+    limited = metrics[keys].assign(limited=metrics.get("limited", False)).drop_duplicates(keys)
+    table = table.merge(limited, on=keys, how="left")
+    said = [remark(*row) for row in zip(table["dataset"], table["limited"], strict=True)]
+    return ordered(table.drop(columns="limited").assign(remark=said)).reset_index(drop=True)
+
+
+def printed(table: pd.DataFrame, columns: Sequence[str] = SHORT) -> pd.DataFrame:
+    """The comparison (or the rows beside published ones) as text: percent, `72.3 [65.1, 79.0]`.
+
+    Columns that say the same in every row are left out, but never data set, weights, aspect and
+    gallery, without which a number means nothing; nor is an empty one kept. Queries are the mean
+    of the trials, and the people they show stand behind them.
+    """
+    keep = ["dataset", "weights", "test_aspect", "gallery", "remark"]
+    hidden = ("queries", "people", "_low", "_high")  # shown below, or with their number
+    made = {}
+    for name in table.columns:
+        if name in columns:
+            if table[name].notna().any():
+                made[_heading(name)] = _with_intervals(table, name)
+        elif name not in COLUMNS and not name.endswith(hidden):
+            text = ["" if pd.isna(cell) else str(cell) for cell in table[name]]
+            if any(text) and (name in keep or len(set(text)) > 1):
+                made[WORDS.get(name, name)] = text
+    for front in ("", "far_"):
+        if f"{front}queries" in table:
+            counted = zip(table[f"{front}queries"], table[f"{front}people"], strict=True)
+            text = ["" if pd.isna(q) else f"{q:.0f} ({people:.0f})" for q, people in counted]
+            made[f"{front.replace('_', ' ')}queries (people)"] = text
+    frame = pd.DataFrame(made)
+    last = [name for name in ("source", "note", "remark") if name in frame]
+    return frame[[name for name in frame if name not in last] + last]
+
+
+def _heading(name: str) -> str:
+    subset, _, metric = (
+        name.rpartition("_") if name.startswith(("far_", "gap_")) else ("", "", name)
+    )
+    unit = "" if metric in RANKS else ", %"
+    return f"{subset} {WORDS.get(metric, metric)}{unit}".strip()
+
+
+def _with_intervals(table: pd.DataFrame, name: str) -> list[str]:
+    scale = 1 if name in RANKS else 100
+    values = table[name]
+    lows = table.get(f"{name}_low", pd.Series(float("nan"), table.index))
+    highs = table.get(f"{name}_high", pd.Series(float("nan"), table.index))
+    cells = []
+    for value, low, high in zip(values, lows, highs, strict=True):
+        text = "" if pd.isna(value) else f"{value * scale:.1f}"
+        cells.append(f"{text} [{low * scale:.1f}, {high * scale:.1f}]" if pd.notna(low) else text)
+    return cells
+
+
+def summary(metrics: pd.DataFrame, columns: Sequence[str] = SHORT) -> pd.DataFrame:
+    """The end of a notebook: the chief numbers in percent with their 95 % intervals."""
+    return printed(comparison(metrics, columns), columns)
+
+
+def burst_gaps(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Rank-1 by how many file numbers a query lies from its nearest right gallery image.
+
+    Returns:
+        dataset, weights, test_aspect, gallery, gap, rank1, low, high, queries, people; fractions.
+
+    Raises:
+        InputError: the run has no such rows (its data set has no file numbers).
+    """
+    rows = metrics[metrics["subset"].isin(GAPS) & (metrics["metric"] == "rank1")]
+    if rows.empty:
+        raise InputError("metrics: no rows by burst gap; the data set has no file numbers")
+    rows = ordered(rows).rename(columns={"value": "rank1"})
+    rows = rows.assign(gap=rows["subset"].map(GAPS))
+    keep = ["dataset", "weights", "test_aspect", "gallery", "gap", "rank1", "low", "high"]
+    return rows[[*keep, "queries", "people"]].reset_index(drop=True)
+
+
+def labels(metrics: pd.DataFrame) -> pd.Series:
+    """The shortest text for each row that tells its run and weights from the others.
+
+    `pixels` look at no model, so they are named alike whatever run wrote them.
+    """
+    needed = [c for c in ("method", "backbone", "recipe", "seed") if c in metrics]
+    needed = [c for c in needed if metrics.loc[metrics["weights"] != "pixels", c].nunique() > 1]
+    parts = [
+        metrics[c].map("seed {}".format) if c == "seed" else metrics[c].astype(str) for c in needed
+    ]
+    text = metrics["weights"].astype(str)
+    for part in reversed(parts):
+        text = part.where(metrics["weights"] != "pixels", "") + " " + text
+    text = text.str.strip()
+    if "run" in metrics:  # overrides alone may tell two runs apart: eight signs at the end
+        runs = metrics.groupby(text)["run"].transform("nunique")
+        tail = metrics["run"].str.extract(r"-([0-9a-f]{8})$")[0].fillna("")
+        several = (runs > 1) & (metrics["weights"] != "pixels") & (tail != "")
+        text = text.where(~several, text + " (" + tail + ")")
+    return text
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def counts(images: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
+    """Images and people per aspect, without and with accessories where the data set tells.
+
+    Args:
+        images: the images table.
+        dataset: its name; a drawn one is named in the table's corner.
+    """
+    parts = {"all": images}
+    if "accessories" in images:
+        worn = pd.to_numeric(images["accessories"])
+        parts = {"without accessories": images[worn == 0], "with accessories": images[worn > 0]}
+        parts["all"] = images
+    rows = {}
+    for aspect in [*_aspects(images["aspect"]), "all"]:
+        rows[aspect] = {}
+        for name, part in parts.items():
+            part = part if aspect == "all" else part[part["aspect"] == aspect]
+            rows[aspect][f"{name}: images"] = len(part)
+            rows[aspect][f"{name}: people"] = part["pid"].nunique()
+    return _cornered(pd.DataFrame.from_dict(rows, orient="index"), remark(dataset))
+
+
+def _aspects(values: pd.Series) -> list[str]:
+    """The aspects that occur, in their order; names that are not ours after them, by alphabet."""
+    return sorted(values.dropna().unique(), key=lambda a: (a not in ASPECTS, _place(ASPECTS, a), a))
+
+
+def _place(known: Sequence[str], name: str) -> int:
+    return list(known).index(name) if name in known else len(known)
+
+
+def _cornered(frame: pd.DataFrame, said: str) -> pd.DataFrame:
+    return frame.rename_axis(columns=said) if said else frame
+
+
+def split_sizes(split: pd.DataFrame, dataset: str = "", limited: bool = False) -> pd.DataFrame:
+    """People and images of each role per test aspect; queries and galleries are those of one trial.
+
+    Args:
+        split: the split manifest.
+        dataset: its name; a drawn one is named in the table's corner.
+        limited: data.limit was set; the corner says so.
+
+    Returns:
+        Index: the test aspect (`all` where a data set has but one kind of picture). Columns:
+        images and people of train, val, query and each gallery (mean of the trials), `trials`,
+        and `people without query`, whose pictures only distract.
+    """
+    need(split, ["image_id", "pid", "role", "trial", "gallery", "aspect", "test_aspect"], "split")
+    one = set(split["test_aspect"].dropna()) <= {"all"}
+    group = split["aspect"].where(split["test_aspect"].isna(), split["test_aspect"])
+    split = split.assign(group="all" if one else group)
+    rows = {}
+    for aspect, part in split.groupby("group", sort=False):
+        row = {}
+        for role in ("train", "val"):
+            row[f"{role} images"] = part.loc[part["role"] == role, "image_id"].nunique()
+            row[f"{role} people"] = part.loc[part["role"] == role, "pid"].nunique()
+        tested = part[part["role"].isin(["query", "gallery"])]
+        tested = tested.assign(
+            kind=("gallery " + tested["gallery"]).where(tested["role"] == "gallery", "query")
+        )
+        trials = tested["trial"].nunique()
+        galleries = sorted(tested["gallery"].dropna().unique(), key=lambda g: _place(GALLERIES, g))
+        for kind in ["query", *(f"gallery {g}" for g in galleries)]:
+            held = tested[tested["kind"] == kind]
+            if len(held):
+                row[f"{kind} images"] = len(held) / trials
+                row[f"{kind} people"] = held.groupby("trial")["pid"].nunique().mean()
+        asked = set(tested.loc[tested["role"] == "query", "pid"])
+        own = set(tested.loc[tested["gallery"] != "all_aspects", "pid"])
+        row["people without query"] = len(own - asked)
+        row["trials"] = trials
+        rows[aspect] = row
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna(0)
+    table = table.loc[_aspects(pd.Series(table.index))]
+    whole = [column for column in table if (table[column] % 1 == 0).all()]
+    return _cornered(table.astype(dict.fromkeys(whole, int)), remark(dataset, limited))
+
+
+def set_aside_summary(set_aside: pd.DataFrame) -> pd.DataFrame:
+    """How many files were set aside for each reason, with one of them as an example."""
+    grouped = set_aside.groupby("reason", sort=True)["path"]
+    table = pd.DataFrame({"files": grouped.size(), "for example": grouped.first()}).reset_index()
+    return table.sort_values("files", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def sample(images: pd.DataFrame, people: int = 4, each: int = 2) -> pd.DataFrame:
+    """Rows to look at: of each aspect some people spread over the ids, each with several pictures.
+
+    Pictures of one person are taken far apart, so that they show how much a hand varies. No
+    chance is at work: the same table gives the same rows.
+    """
+    picked = []
+    for aspect in _aspects(images["aspect"]):
+        part = images[images["aspect"] == aspect].sort_values(["pid", "image_id"])
+        often = part["pid"].value_counts()
+        pids = sorted(often[often >= each].index) or sorted(often.index)
+        for pid in _spread(pids, people):
+            own = part[part["pid"] == pid]
+            picked += [own.iloc[place] for place in _spread(range(len(own)), each)]
+    return pd.DataFrame(picked).reset_index(drop=True)
+
+
+def _spread(values: Sequence[int], number: int) -> list[int]:
+    """At most `number` of the values, the first and the last among them."""
+    number = min(number, len(values))
+    if number < 2:
+        return list(values[:number])
+    return [values[round(i * (len(values) - 1) / (number - 1))] for i in range(number)]
+
+
+def extreme_queries(ranks: pd.DataFrame, number: int = 3) -> pd.DataFrame:
+    """The best and the worst queries of a ranking, each of another person.
+
+    Best: right at rank 1 although the gallery image was taken farthest away in file numbers;
+    worst: the first right image comes last. Pass the rows of one weights, gallery, aspect, trial.
+
+    Returns:
+        Rows of ranks.csv with a column `kind` (best, worst) in front, best first.
+
+    Raises:
+        InputError: the rows are of more than one ranking.
+    """
+    one = ["weights", "direction", "test_aspect", "trial", "gallery"]
+    for column in one:
+        if column in ranks and ranks[column].nunique() > 1:
+            names = ", ".join(map(str, ranks[column].unique()[:4]))
+            raise InputError(f"ranks: {column} has {names}; take the rows of one")
+    best = ranks[ranks["rank"] == 1].sort_values(["gap", "query"], ascending=[False, True])
+    worst = ranks[ranks["rank"] > 1].sort_values(["rank", "query"], ascending=[False, True])
+    parts = [("best", best), ("worst", worst)]
+    parts = [part.drop_duplicates("pid").head(number).assign(kind=kind) for kind, part in parts]
+    rows = pd.concat(parts, ignore_index=True)
+    return rows[["kind", *ranks.columns]]
