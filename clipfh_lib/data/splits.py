@@ -109,9 +109,9 @@ def prepare(p: Common, outputs: str | Path) -> Prepared:
     return Prepared(
         folder=folder,
         root=root,
-        images=_read(folder / "images.csv", {}),
+        images=_read(folder / "images.csv", dict.fromkeys(layouts.TEXT, "str")),
         split=read(folder / "split.csv"),
-        set_aside=_read(folder / "set_aside.csv", {"row": "Int64"}),
+        set_aside=_read(folder / "set_aside.csv", {"path": "str", "row": "Int64", "reason": "str"}),
         notes=content["notes"],
         sha256=content["sha256"]["split.csv"],
         limited=p.data.limit is not None,
@@ -152,22 +152,23 @@ def _write(folder: Path, key: str, p: Common) -> dict:
 
 def read(path: Path) -> pd.DataFrame:
     """A split manifest from its CSV file, equal to what `make` returned."""
-    return _read(path, {"trial": "Int64"})
+    text = dict.fromkeys(["image_id", "aspect", "role", "test_aspect", "gallery"], "str")
+    return _read(path, {**text, "trial": "Int64"}, may_be_empty=["test_aspect", "gallery"])
 
 
-def _read(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
+def _read(path: Path, kinds: dict[str, str], may_be_empty: Sequence[str] = ()) -> pd.DataFrame:
     """A table of ours: text stays text ("0012", "NA"), without the apostrophe of safe cells."""
     header = pd.read_csv(path, nrows=0).columns
-    text = {"test_aspect", "role", "gallery", "path", "reason", *layouts.TEXT}
-    kinds = kinds | {column: "str" for column in header if column in text}
+    kinds = {column: kind for column, kind in kinds.items() if column in header}
     if "file_number" in header:
         kinds["file_number"] = "Int64"
-    empty = {column: [""] for column in header if kinds.get(column) != "str"}
+    empty = {name: [""] for name in header if kinds.get(name) != "str" or name in may_be_empty}
     table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=empty)
     for column in table:
         if not pd.api.types.is_numeric_dtype(table[column]):
-            cells = table[column].fillna("")
-            table[column] = cells.str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True)
+            table[column] = table[column].str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True)
+            if column not in may_be_empty:
+                table[column] = table[column].fillna("")
     return table
 
 
@@ -227,8 +228,8 @@ def make(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     Returns:
         COLUMNS; one row for each image, role, test_aspect, trial and gallery. `pid` in galleries of
         all_aspects has a step added for people of other aspects. Query rows belong to every gallery
-        of their test_aspect and leave `gallery` empty; train and val rows leave test_aspect, trial
-        and gallery empty.
+        of their test_aspect and trial, and leave `gallery` empty (NaN); train and val rows leave
+        test_aspect, trial and gallery empty.
 
     Raises:
         InputError: the table or the parameters do not allow it; see check_table and sides.
@@ -252,7 +253,7 @@ def make(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
                 "take more people or images, or another data.cut"
             )
         gallery = own[own["role"] == "gallery"]
-        parts.append(own[own["role"] == "query"].assign(test_aspect=aspect, gallery=""))
+        parts.append(own[own["role"] == "query"].assign(test_aspect=aspect, gallery=None))
         name = "default" if aspect == "all" else "same_aspect"
         parts.append(gallery.assign(test_aspect=aspect, gallery=name))
         if aspect == "all":
@@ -269,12 +270,13 @@ def make(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     split = pd.concat(parts, ignore_index=True)[COLUMNS]
     order = split.assign(
         role=split["role"].map(ROLES.index),
-        test_aspect=split["test_aspect"].map(["", *CUTS].index),
+        test_aspect=split["test_aspect"].fillna("").map(["", *CUTS].index),
         trial=split["trial"].fillna(-1),
     ).sort_values(["role", "test_aspect", "trial", "gallery", "pid", "image_id"])
     split = split.loc[order.index].reset_index(drop=True)
-    kinds = {column: "str" for column in ("image_id", "aspect", "test_aspect", "role", "gallery")}
-    return split.astype({**kinds, "pid": "int64", "trial": "Int64", "distractor": "bool"})
+    for column in ("image_id", "aspect", "test_aspect", "role", "gallery"):
+        split[column] = split[column].astype("str").where(split[column].notna())
+    return split.astype({"pid": "int64", "trial": "Int64", "distractor": "bool"})
 
 
 def participants(table: pd.DataFrame) -> pd.DataFrame:
@@ -352,7 +354,7 @@ def _train_and_val(
         lowest = hashes == hashes.groupby(class_).transform("min")
         val = lowest & (rows["image_id"].groupby(class_).transform("size") > 1)
     role = val.map({True: "val", False: "train"})
-    return rows.assign(role=role, test_aspect="", trial=pd.NA, gallery="", distractor=False)
+    return rows.assign(role=role, test_aspect=None, trial=pd.NA, gallery=None, distractor=False)
 
 
 def _trials(table: pd.DataFrame, aspect: str, data: DataParams) -> pd.DataFrame:
