@@ -220,10 +220,10 @@ def _mark(kind: str, frame: Frame, own: np.random.Generator, colour: np.ndarray)
     rotate = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     layer = np.zeros(colour.shape[:2], np.uint8)
     if kind == "plaster":
-        box = np.array([[-0.075, -0.026], [0.075, -0.026], [0.075, 0.026], [-0.075, 0.026]])
-        layer = fill(layer.shape, frame(box @ rotate + middle))
-        cover = (layer.astype(np.float32) / 255)[..., None]
-        colour += cover * (np.array([222, 178, 138], np.float32) - colour)
+        box = np.array([[-0.08, -0.026], [0.08, -0.026], [0.08, 0.026], [-0.08, 0.026]])
+        for part, tint in ((1.0, (206, 152, 96)), (0.4, (244, 232, 212))):  # strip, then its pad
+            cover = fill(layer.shape, frame((box * [part, 1]) @ rotate + middle)) / np.float32(255)
+            colour += cover[..., None] * (np.array(tint, np.float32) - colour)
     else:
         loop = np.linspace(0, 14, 60)
         curve = np.stack([0.010 * (loop - 7), 0.03 * np.sin(loop * 1.7)], axis=1)

@@ -5,6 +5,7 @@ depends on how many others are drawn, in which order, or in how many processes.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -99,6 +100,7 @@ class Shot:
     mark: str = ""
 
 
+@lru_cache(maxsize=2048)
 def person(seed: int, pid: int) -> Person:
     """Draw the traits of one person, each independent of the others but hair and polish.
 
@@ -221,8 +223,8 @@ def _burst(draw: np.random.Generator, at_wrist: bool) -> Shot:
     def between(low: float, high: float) -> float:
         return float(draw.uniform(low, high))
 
-    scale = between(0.7, 0.78) if at_wrist else between(0.82, 0.96)
-    tip = between(0.92, 0.97) if at_wrist else between(0.85, 0.96)
+    scale = between(0.7, 0.78) if at_wrist else between(0.83, 0.95)
+    tip = between(0.92, 0.97) if at_wrist else between(0.86, 0.96)
     bright, warm, green = between(0.9, 1.11), between(-0.04, 0.04), between(-0.02, 0.02)
     corner = draw.uniform(0, 1, 12) ** 2 * np.repeat([0.2, 0.06, 0.03], 4) * between(0.1, 1.3)
     return Shot(
@@ -230,9 +232,9 @@ def _burst(draw: np.random.Generator, at_wrist: bool) -> Shot:
         angles=tuple(float(angle) for angle in draw.normal(0, 2.2, 5)),
         bends=tuple(float(bend) for bend in draw.normal(0, 0.012, 5)),
         thumb=between(-8, 34),
-        rotation=between(-10, 10),
+        rotation=between(-9, 9),
         scale=scale,
-        x=between(0.43, 0.57),
+        x=between(0.44, 0.56),
         tip=tip,
         squeeze=between(0.93, 1.03),
         light_angle=between(0, 360),

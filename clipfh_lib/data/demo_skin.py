@@ -93,10 +93,10 @@ def back_lines(
         root = np.stack([own.uniform(-0.19, 0.19, n), own.uniform(-1.1, -0.12, n)], axis=1)
         root[:, 0] *= who.palm_width
         keep = own.random(n) < np.where(root[:, 1] < -0.5, 1.0, 0.45) * (0.4 - root[:, 0] * 2)
-        lean = own.normal(0, 0.007, (n, 2)) + [-0.014, 0.016]
+        lean = own.normal(0, 0.005, (n, 2)) + [-0.010, 0.012]
         strokes = np.stack([root, root + 0.6 * lean, root + lean * [1.5, 1]], axis=1)[keep]
         strokes = frame(strokes.reshape(-1, 2)).reshape(-1, 3, 2)
-        level = 255 * min(0.4, 0.0013 * unit)
+        level = 255 * min(0.35, 0.001 * unit)
         cv2.polylines(hairs, list(fixed(strokes)), False, level, 1, cv2.LINE_AA, SHIFT)
     return tuple(layer.astype(np.float32) / 255 for layer in (folds, veins, ridges, hairs))
 
