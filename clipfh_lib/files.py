@@ -24,7 +24,7 @@ class InputError(ValueError):
 
 
 def project() -> Path:
-    """Nearest ancestor of the working folder with params/ and pyproject.toml, else the package's."""
+    """Nearest ancestor of the working folder with params/ and pyproject.toml, or the package's."""
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "params").is_dir() and (folder / "pyproject.toml").is_file():
             return folder

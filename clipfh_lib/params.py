@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import itertools
 import re
 import sys
 from pathlib import Path
@@ -99,7 +98,7 @@ class EvaluationParams(Frozen):
 
 
 class NamingParams(Frozen):
-    """Zero-shot naming: templates with {aspect}, {side}, {accessories}; their texts are averaged."""
+    """Zero-shot naming: templates with {aspect}, {side}, {accessories}; texts are averaged."""
 
     templates: list[str]
 
@@ -189,23 +188,23 @@ def load(
     Raises:
         InputError: one line with the unknown name, key or value and the nearest valid one.
     """
-    _check_injected(_arguments(METHODS[method]))
+    check_injected(_arguments(METHODS[method]))
     overrides = flat(overrides)
-    parts = [_file("datasets", dataset)]
+    parts = [file_of("datasets", dataset)]
     if backbone is not None:
-        parts.append(_file("backbones", backbone))
+        parts.append(file_of("backbones", backbone))
     if recipe is not None:
         folder = f"recipes/{method}"
         own = files.project() / "params" / folder / f"{recipe}_{backbone}.yaml"
-        parts.append(_file(folder, f"{recipe}_{backbone}" if own.is_file() else recipe))
+        parts.append(file_of(folder, f"{recipe}_{backbone}" if own.is_file() else recipe))
     content, source = {}, {}
     for number, path in enumerate(parts):
         for key, value in flat(read_yaml(path)).items():
             if number and key.split(".")[0] == "data":
                 raise InputError(
-                    f"{key} in {_short(path)}: data.* stands in params/datasets/ or overrides"
+                    f"{key} in {short(path)}: data.* stands in params/datasets/ or overrides"
                 )
-            _put(content, source, key, value, _short(path))
+            _put(content, source, key, value, short(path))
     for key, value in overrides.items():
         _put(content, source, key, value, "overrides")
     axes = {"method": method, "dataset": dataset, "seed": seed, "overrides": overrides}
@@ -346,8 +345,8 @@ def read_yaml(path: Path) -> dict:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{_short(path)}: not UTF-8 ({error.reason})") from None
-    return parse_yaml(text, _short(path))
+        raise InputError(f"{short(path)}: not UTF-8 ({error.reason})") from None
+    return parse_yaml(text, short(path))
 
 
 def names(folder: str) -> list[str]:
@@ -355,7 +354,8 @@ def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (files.project() / "params" / folder).glob("*.yaml"))
 
 
-def _file(folder: str, name: str) -> Path:
+def file_of(folder: str, name: str) -> Path:
+    """A YAML file of params/<folder>/, or an InputError with the nearest name."""
     if name not in names(folder):
         raise InputError(
             f"no params/{folder}/{name}.yaml; nearest: {nearest(str(name), names(folder))}"
@@ -363,7 +363,8 @@ def _file(folder: str, name: str) -> Path:
     return files.project() / "params" / folder / f"{name}.yaml"
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
+    """A path from the project's root on, for messages."""
     return path.relative_to(files.project()).as_posix()
 
 
@@ -379,7 +380,7 @@ def _arguments(kind: type[Common]) -> list[str]:
     return [*axes, "overrides", "outputs"]
 
 
-def _check_injected(allowed: list[str]) -> None:
+def check_injected(allowed: list[str]) -> None:
     """Refuse a mistyped `-p` name, of which papermill only warns.
 
     Its cell begins with "# Parameters"; the names assigned there must be those of the notebook.
@@ -396,47 +397,3 @@ def _check_injected(allowed: list[str]) -> None:
                     raise InputError(
                         f"unknown parameter {node.id}; nearest: {nearest(node.id, allowed)}"
                     )
-
-
-# --- plans -------------------------------------------------------------------------------------
-
-
-class Cell(Frozen):
-    """One run of a plan, or several: lists multiply."""
-
-    notebook: str
-    dataset: str | list[str]
-    backbone: str | list[str] | None = None
-    recipe: str | list[str] | None = None
-    seed: int | list[int] = 0
-    overrides: dict[str, object] | list[dict[str, object]] = {}
-    needs: list[str] = []  # notebooks of this plan that must have run first, same axes
-
-
-class Plan(Frozen):
-    """Cells to run, and what they need of each other."""
-
-    cells: list[Cell]
-
-
-def load_plan(plan: str) -> list[Cell]:
-    """The runs of params/plans/<plan>.yaml, one cell each, lists multiplied out.
-
-    Raises:
-        InputError: unknown plan, notebook, key or value.
-    """
-    _check_injected(["plan", "outputs"])
-    path = _file("plans", plan)
-    content = read_yaml(path)
-    cells = []
-    for cell in validate(Plan, content, dict.fromkeys(content, _short(path))).cells:
-        if cell.notebook not in NOTEBOOKS:
-            known = nearest(cell.notebook, list(NOTEBOOKS))
-            raise InputError(f"notebook {cell.notebook} in {_short(path)}; nearest: {known}")
-        axes = ["dataset", "backbone", "recipe", "seed", "overrides"]
-        lists = [
-            value if isinstance(value := getattr(cell, axis), list) else [value] for axis in axes
-        ]
-        for values in itertools.product(*lists):
-            cells.append(cell.model_copy(update=dict(zip(axes, values, strict=True))))
-    return cells

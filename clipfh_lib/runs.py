@@ -166,6 +166,11 @@ class Run:
         files.write_csv(self.folder / f"{name}.csv", table)
         return table
 
+    def save_text(self, name: str, text: str) -> str:
+        """Write a file of text; gives the text back."""
+        files.write_text(self.folder / name, text)
+        return text
+
     def save_results(self, results: Iterable[Results]) -> pd.DataFrame:
         """Write ranks.csv, trials.csv and metrics.csv of all evaluations; gives metrics back."""
         results, p = list(results), self.params

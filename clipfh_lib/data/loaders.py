@@ -1,0 +1,106 @@
+"""A table of images -> batches of uint8 pixels, read from the decode cache."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clipfh_lib.data import images
+from clipfh_lib.files import InputError
+
+
+class Batch(NamedTuple):
+    """What a model gets: (B, H, W, 3) uint8 pixels, (B,) pids, (B,) rows of the table, texts."""
+
+    pixels: Tensor
+    pids: Tensor
+    rows: Tensor
+    texts: Tensor | None = None
+
+
+class HandImages(Dataset):
+    """Images of a table, fetched a batch at a time, in the order of the rows asked for.
+
+    Args:
+        table: columns `path` (relative to `root`) and `pid`.
+        root: folder the paths start from.
+        size: how pixels are brought to the model's size.
+        workers: threads that decode what is not in the cache; 0 means one per core.
+
+    Raises:
+        InputError: an image cannot be read; names the first one and why.
+    """
+
+    def __init__(self, table: pd.DataFrame, root: Path, size: images.Size, workers: int = 0):
+        self.table = table.reset_index(drop=True)
+        decoded = images.decode(root, list(self.table["path"]), size, workers)
+        broken = decoded.table[decoded.table["reason"] != ""]
+        if len(broken):
+            first = broken.iloc[0]
+            raise InputError(
+                f"{len(broken)} of {len(table)} images cannot be read, first: {first['path']} "
+                f"({first['reason']}); notebook 01_prepare_data sets such images aside"
+            )
+        self.pixels = decoded.pixels
+        self.pids = torch.tensor(self.table["pid"].to_numpy(np.int64, copy=True))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        rows = list(rows)
+        return Batch(torch.from_numpy(self.pixels[rows]), self.pids[rows], torch.tensor(rows))
+
+
+class Captioned(HandImages):
+    """Images with the words of this epoch: `texts` (N, L) token ids, one row an image."""
+
+    texts: Tensor
+
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        return super().__getitem__(rows)._replace(texts=self.texts[list(rows)])
+
+
+class Shuffled(Sampler[list[int]]):
+    """Batches of rows in an order that (seed, epoch) decides; what does not fill one is left out.
+
+    Raises:
+        InputError: fewer images than one batch.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, epoch: int):
+        if count < batch_size:
+            raise InputError(f"fit.batch_size is {batch_size}, there are {count} training images")
+        self.count, self.batch_size, self.draw = count, batch_size, [seed, epoch]
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng(self.draw).permutation(self.count)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield order[start : start + self.batch_size].tolist()
+
+
+class InOrder(Sampler[list[int]]):
+    """Batches of all rows, first to last; the last one is shorter."""
+
+    def __init__(self, count: int, batch_size: int):
+        self.count, self.batch_size = count, batch_size
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, self.count, self.batch_size):
+            yield list(range(start, min(start + self.batch_size, self.count)))
+
+
+def batches(dataset: HandImages, order: Sampler[list[int]]) -> DataLoader:
+    """A loader that takes whole batches; the pixels are a memory map, so no workers are needed."""
+    return DataLoader(dataset, sampler=order, batch_size=None)

@@ -1,0 +1,204 @@
+"""Model and images -> (N, D) array with its table; each image is encoded once."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from clipfh_lib import files
+from clipfh_lib.data import images, loaders, splits, transforms
+from clipfh_lib.data.images import Size
+from clipfh_lib.models import backbones
+from clipfh_lib.models.backbones import Preprocess
+from clipfh_lib.params import Common, EmbedParams
+
+PRECISION = {"16": torch.float16, "bf16": torch.bfloat16}
+log = logging.getLogger(__name__)
+
+
+class Embeddings(NamedTuple):
+    """(N, D) float32, as the model gives them, and the table whose rows they are."""
+
+    array: np.ndarray
+    table: pd.DataFrame
+
+
+def device(name: str) -> torch.device:
+    """`auto` is CUDA, else Apple's MPS, else the CPU."""
+    if name == "auto":
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    return torch.device(name)
+
+
+def extract(
+    encoder: nn.Module,
+    preprocess: Preprocess,
+    table: pd.DataFrame,
+    root: Path,
+    embed: EmbedParams,
+    resize: str = "clip",
+    workers: int = 0,
+    where: str = "auto",
+) -> Embeddings:
+    """One embedding per row of the table; what was encoded before comes from the cache.
+
+    Kept by weights, preprocessing, flip, precision and kind of device, and in there by image (path,
+    size in bytes and time of its file), so that data sets which share images share the work.
+
+    Args:
+        encoder: has `encode_image`, (B, 3, H, W) -> (B, D).
+        table: columns `path` and `pid`; any others are kept.
+        root: folder the paths start from.
+        resize: `clip`, `squash` or `letterbox`, see images.Size.
+        workers: threads that decode.
+        where: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        Embeddings, not normalised, in the order of the table.
+    """
+    table = table.reset_index(drop=True)
+    size = Size(preprocess.height, preprocess.width, resize, preprocess.interpolation)
+    target = device(where)
+    made_by = [backbones.sha256(encoder), preprocess, resize, embed.flip, embed.precision]
+    made_by += [target.type, torch.__version__]
+    path = files.cache() / "embeddings" / f"{files.digest(made_by)[:24]}.safetensors"
+    keys = [_identity(root, name) for name in table["path"]]
+    known = _read(path)
+    new = [row for row, key in enumerate(keys) if key not in known]
+    log.info("embeddings: %d of %d images are in the cache", len(table) - len(new), len(table))
+    if new:
+        data = loaders.HandImages(table.iloc[new], root, size, workers)
+        found = _encode(encoder.to(target).eval(), preprocess, data, embed, target)
+        encoder.cpu()
+        with files.lock(path):
+            known = _read(path) | {keys[row]: found[i] for i, row in enumerate(new)}
+            _write(path, known)
+    return Embeddings(np.stack([known[key] for key in keys]), table)
+
+
+@torch.inference_mode()
+def _encode(
+    encoder: nn.Module,
+    preprocess: Preprocess,
+    data: loaders.HandImages,
+    embed: EmbedParams,
+    target: torch.device,
+) -> np.ndarray:
+    """(N, D) float32 of a data set; the last batch is filled up, so that all have one shape.
+
+    A matrix product may round otherwise when its shape differs: so an embedding does not depend on
+    how many images were encoded with it.
+    """
+    found = []
+    order = loaders.InOrder(len(data), embed.batch)
+    for batch in tqdm(loaders.batches(data, order), desc="embeddings", unit="batch"):
+        count = len(batch.pixels)
+        pixels = torch.cat(
+            [batch.pixels, batch.pixels[-1:].expand(embed.batch - count, -1, -1, -1)]
+        )
+        pixels = transforms.normalise(pixels, preprocess.mean, preprocess.std, target)
+        precision = PRECISION.get(embed.precision)
+        with torch.autocast(target.type, precision, enabled=precision is not None):
+            vectors = encoder.encode_image(pixels).float()
+            if embed.flip == "add":
+                vectors = unit(vectors) + unit(encoder.encode_image(pixels.flip(3)).float())
+        found.append(vectors[:count].float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Rows scaled to length one."""
+    return nn.functional.normalize(vectors, dim=1)
+
+
+def of(
+    encoder: nn.Module, preprocess: Preprocess, table: pd.DataFrame, root: Path, p: Common
+) -> Embeddings:
+    """`extract`, as the parameters of a run have it."""
+    return extract(
+        encoder, preprocess, table, root, p.embed, p.data.resize, p.loader.workers, p.device
+    )
+
+
+class Weighted(NamedTuple):
+    """Embeddings and what made them, for the column `weights` of the results."""
+
+    weights: str
+    embeddings: Embeddings
+
+
+def with_floors(
+    encoder: nn.Module, preprocess: Preprocess, data: splits.Prepared, p: Common
+) -> list[Weighted]:
+    """Embeddings of the test and val images: the encoder's, then the two floors beneath it.
+
+    `untrained` is the same network with random weights (left out where the encoder has none
+    itself), `pixels` no network: RGB shrunk to 16 x 16.
+    """
+    table = pd.concat([data.test, data.val], ignore_index=True)
+    rows = [Weighted("pretrained", of(encoder, preprocess, table, data.root, p))]
+    if p.model.weights == "none":
+        rows = [rows[0]._replace(weights="untrained")]
+    else:
+        floor, _ = backbones.load(p.model.model_copy(update={"weights": "none"}), p.seed)
+        rows.append(Weighted("untrained", of(floor, preprocess, table, data.root, p)))
+    seen = images.survey(data.root, list(table["path"]), p.loader.workers)
+    return [*rows, Weighted("pixels", Embeddings(images.pixels16(seen), table))]
+
+
+def folder(root: Path, extensions: list[str]) -> pd.DataFrame:
+    """A table of all images below a folder, without any labels (`pid` is -1)."""
+    endings = {f".{e.lower().lstrip('.')}" for e in extensions}
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in endings and p.is_file())
+    paths = [p.relative_to(root).as_posix() for p in found]
+    return pd.DataFrame(
+        {"image_id": [str(Path(p).with_suffix("")) for p in paths], "path": paths, "pid": -1}
+    )
+
+
+def save(found: Embeddings, folder: Path) -> None:
+    """Write embeddings.safetensors and embeddings.csv, its rows, into a run folder."""
+    content = {"embeddings": np.ascontiguousarray(found.array)}
+    files.write(folder / "embeddings.safetensors", lambda path: save_file(content, path))
+    columns = [c for c in ("image_id", "path", "pid", "aspect") if c in found.table]
+    files.write_csv(folder / "embeddings.csv", found.table[columns])
+
+
+def _identity(root: Path, name: str) -> str:
+    stat = (root / name).stat()
+    return f"{root}|{name}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Embeddings of a cache file by image; a missing or damaged file is an empty one."""
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, "np") as file:
+            array, metadata = file.get_tensor("embeddings"), file.metadata()
+        if metadata["sha256"] != _sha256(array, metadata["images"]):
+            raise ValueError("its content is not what was written")
+        return dict(zip(json.loads(metadata["images"]), array, strict=True))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        log.warning("embeddings: %s is damaged and made again (%s)", path.name, error)
+        return {}
+
+
+def _write(path: Path, known: dict[str, np.ndarray]) -> None:
+    array, names = np.stack(list(known.values())), json.dumps(list(known))
+    metadata = {"images": names, "sha256": _sha256(array, names)}
+    files.write(path, lambda temporary: save_file({"embeddings": array}, temporary, metadata))
+
+
+def _sha256(array: np.ndarray, names: str) -> str:
+    return hashlib.sha256(names.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -1,0 +1,110 @@
+"""A plan: which runs, where each one stands, and what it needs to have been done before."""
+
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+from clipfh_lib import params, runs
+from clipfh_lib.files import InputError
+from clipfh_lib.params import NOTEBOOKS, Common, Frozen
+
+AXES = ("dataset", "backbone", "recipe", "seed", "overrides")
+
+
+class Cell(Frozen):
+    """Runs of one notebook: lists multiply."""
+
+    notebook: str
+    dataset: str | list[str]
+    backbone: str | list[str] | None = None
+    recipe: str | list[str] | None = None
+    seed: int | list[int] = 0
+    overrides: dict[str, object] | list[dict[str, object]] = {}
+    needs: list[
+        str
+    ] = []  # notebooks whose runs of the same axes, as far as they have them, go first
+
+
+class Plan(Frozen):
+    """The content of a file of params/plans/."""
+
+    cells: list[Cell]
+
+
+class Job(NamedTuple):
+    """One run: its notebook and axes, its parameters, its folder, the folders it needs."""
+
+    cell: Cell
+    params: Common
+    folder: Path
+    needs: list[Path]
+
+
+def jobs(plan: str, outputs: str | Path) -> list[Job]:
+    """The runs of params/plans/<plan>.yaml, in its order.
+
+    Raises:
+        InputError: unknown plan, notebook, key or value, or a need that the plan does not run.
+    """
+    params.check_injected(["plan", "outputs"])
+    path = params.file_of("plans", plan)
+    content = params.read_yaml(path)
+    where = params.short(path)
+    source = dict.fromkeys(content, where)
+    listed = [one for cell in params.validate(Plan, content, source).cells for one in expand(cell)]
+    made = [job(cell, outputs) for cell in listed]
+    found: dict[Path, Job] = {}
+    for one in made:
+        needs = []
+        for name in one.cell.needs:
+            fit = [
+                other.folder for other in made if other.cell.notebook == name and _fits(other, one)
+            ]
+            if not fit:
+                raise InputError(
+                    f"{where}: {one.cell.notebook} needs {name}, which is no cell of it"
+                )
+            needs += fit
+        found[one.folder] = one._replace(needs=needs)
+    return list(found.values())
+
+
+def expand(cell: Cell) -> list[Cell]:
+    """A cell for each combination of what it lists."""
+    lists = [v if isinstance(v := getattr(cell, axis), list) else [v] for axis in AXES]
+    combinations = itertools.product(*lists)
+    return [cell.model_copy(update=dict(zip(AXES, values, strict=True))) for values in combinations]
+
+
+def job(cell: Cell, outputs: str | Path) -> Job:
+    """A cell with its parameters read.
+
+    Raises:
+        InputError: unknown notebook, or what `params.load` refuses.
+    """
+    if cell.notebook not in NOTEBOOKS:
+        known = params.nearest(cell.notebook, list(NOTEBOOKS))
+        raise InputError(f"no notebook {cell.notebook} in a plan; nearest: {known}")
+    read = params.load(
+        NOTEBOOKS[cell.notebook],
+        cell.dataset,
+        cell.backbone,
+        cell.recipe,
+        cell.seed,
+        cell.overrides,
+    )
+    return Job(cell, read, runs.folder(cell.notebook, read, outputs), [])
+
+
+def arguments(one: Job, outputs: str | Path) -> dict[str, object]:
+    """The parameters cell's values for papermill."""
+    axes = ["dataset", "overrides"] if one.cell.backbone is None else list(AXES)
+    return {axis: getattr(one.cell, axis) for axis in axes} | {"outputs": str(outputs)}
+
+
+def _fits(other: Job, one: Job) -> bool:
+    """Whether the other run has the same axes, as far as it has them."""
+    same = other.cell.dataset == one.cell.dataset
+    if other.cell.backbone is None:
+        return same and other.params.data == one.params.data
+    return same and (other.cell.backbone, other.cell.seed) == (one.cell.backbone, one.cell.seed)
