@@ -177,7 +177,7 @@ def _include(images: pd.DataFrame, folder: Path, data: DataParams) -> pd.DataFra
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"data.include.file {wanted.file!r} leaves {folder}; put it there")
     if not path.is_file():
-        raise InputError(f"data.include.file: {path} does not exist")
+        raise InputError(f"data.include: no file {path}; data.include: null takes all images")
     header, rows = layouts.rows_of(path, [], [])
     if wanted.column not in header:
         near = nearest(wanted.column, header)
