@@ -180,7 +180,8 @@ def det(
     frame = style.series(tables.ordered(curves))
     frame = frame[frame["far"].between(0, 1, "neither") & frame["frr"].between(0, 1, "neither")]
     looks = style.looks(list(frame["label"].unique()))
-    figure = style.new(frame, dataset, limited, 0.6 + 3.2 * len(style.panels(frame)[0]))
+    tall = 3.2 + 0.17 * len(looks)  # a square with its legend
+    figure = style.new(frame, dataset, limited, 0.4 + tall * len(style.panels(frame)[0]))
     deviate = np.vectorize(NormalDist().inv_cdf, otypes=[float])
     inner = frame[(frame["far"] < 0.8) & (frame["frr"] < 0.8)]
     least = max(min(inner["far"].min(), inner["frr"].min(), 0.01), 1e-4)

@@ -101,6 +101,7 @@ def beside(metrics: pd.DataFrame) -> pd.DataFrame:
         parts.append(rows)
         parts.append(theirs[(theirs[SAME] == list(group)).all(axis=1)])
     found = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    for text in ("recipe", "train_dataset", "train_aspect"):  # known of one side only
+        found[text] = found.get(text, pd.Series(index=found.index, dtype=object)).fillna("")
     found = found.reindex(columns=[*COLUMNS, *ENDS, "source", "note"])
-    texts = ["recipe", "train_dataset", "train_aspect", "source", "note"]
-    return found.fillna(dict.fromkeys(texts, "")).astype({"seed": "Int64"})
+    return found.astype({"seed": "Int64"})

@@ -72,7 +72,6 @@ ASPECTS = {
 GALLERIES = {
     "same_aspect": "gallery of the same aspect",
     "all_aspects": "gallery of all aspects",
-    "default": "gallery",
 }
 METRICS = {"rank1": "rank-1", "mAP": "mAP", "mAP_trapezoid": "mAP (trapezoid)", "mINP": "mINP"}
 PERCENT = PercentFormatter(1, symbol=" %")
@@ -146,8 +145,9 @@ def panels(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
 def panel_title(aspect: str, gallery: str) -> str:
     """What a panel shows, in words."""
     where = GALLERIES.get(gallery, gallery)
-    alone = aspect == "all" and gallery == "default"
-    return where if alone else f"{ASPECTS.get(aspect, aspect)}, {where}"
+    if gallery == "default":  # the only one of its data set
+        return "" if aspect == "all" else ASPECTS.get(aspect, aspect)
+    return f"{ASPECTS.get(aspect, aspect)}, {where}"
 
 
 def grid(figure: Figure, frame: pd.DataFrame) -> list[tuple[Axes, pd.DataFrame, str]]:

@@ -272,12 +272,13 @@ def labels(metrics: pd.DataFrame) -> pd.Series:
 # --- data --------------------------------------------------------------------------------------
 
 
-def counts(images: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
+def counts(images: pd.DataFrame, dataset: str = "", limited: bool = False) -> pd.DataFrame:
     """Images and people per aspect, without and with accessories where the data set tells.
 
     Args:
         images: the images table.
         dataset: its name; a drawn one is named in the table's corner.
+        limited: data.limit was set; the corner says so.
     """
     parts = {"all": images}
     if "accessories" in images:
@@ -291,7 +292,7 @@ def counts(images: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
             part = part if aspect == "all" else part[part["aspect"] == aspect]
             rows[aspect][f"{name}: images"] = len(part)
             rows[aspect][f"{name}: people"] = part["pid"].nunique()
-    return _cornered(pd.DataFrame.from_dict(rows, orient="index"), remark(dataset))
+    return _cornered(pd.DataFrame.from_dict(rows, orient="index"), remark(dataset, limited))
 
 
 def _aspects(values: pd.Series) -> list[str]:

@@ -1,0 +1,354 @@
+import matplotlib.colors as colors
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from clipfh_lib.files import InputError
+from clipfh_lib.reports import figures, pictures, style
+
+GAPS = ["gap_1", "gap_2", "gap_3_5", "gap_6_10", "gap_11_50", "gap_51_up"]
+
+
+def metrics(dataset="demo", weights=("pretrained", "untrained", "pixels"), **run):
+    rows = []
+    for gallery in ("same_aspect", "all_aspects"):
+        for place, name in enumerate(weights):
+            values = {("all", "rank1"): 0.7, ("all", "mAP"): 0.8, ("all", "eer"): 0.123}
+            values |= {("far", "rank1"): 0.4, ("far", "mAP"): 0.5}
+            values |= {(gap, "rank1"): 0.8 - 0.1 * i for i, gap in enumerate(GAPS)}
+            for (subset, metric), value in values.items():
+                value -= 0.1 * place
+                rows.append(
+                    {"dataset": dataset, "test_aspect": "dorsal_r", "method": "zero_shot"}
+                    | {"backbone": "demo", "recipe": "demo", "seed": 0, "weights": name}
+                    | {"gallery": gallery, "subset": subset, "direction": "image_image"}
+                    | {"metric": metric, "value": value, "low": value - 0.05}
+                    | {"high": value + 0.08, "queries": 50.0, "people": 30 - len(subset)}
+                )
+    return pd.DataFrame(rows).assign(**run)
+
+
+def curves(weights=("pretrained", "untrained", "pixels"), **run):
+    rows = [
+        (name, "all", gallery, rank, 1 - (0.5 + 0.1 * i) / rank)
+        for gallery in ("same_aspect", "all_aspects")
+        for i, name in enumerate(weights)
+        for rank in range(1, 51)
+    ]
+    frame = pd.DataFrame(rows, columns=["weights", "test_aspect", "gallery", "rank", "value"])
+    return frame.assign(low=frame["value"] - 0.03, high=frame["value"] + 0.03, **run)
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def cut_or_overlapping(figure: Figure) -> list[str]:
+    """Texts that leave the page or lie on one another, as they are drawn."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer, page = canvas.get_renderer(), figure.bbox
+    texts = [figure._suptitle, *(text for one in figure.legends for text in one.get_texts())]
+    for axes in figure.axes:
+        texts += [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for axis in (axes.xaxis, axes.yaxis):
+            ends = sorted(axis.get_view_interval())
+            shown = [t for t in axis.get_major_ticks() if ends[0] <= t.get_loc() <= ends[1]]
+            texts += [tick.label1 for tick in shown if tick.label1.get_visible()]
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_text().strip()]
+    bad = [f"cut: {text}" for text, box in boxes if not (box.x0 >= -1 and box.x1 <= page.x1 + 1)]
+    bad += [f"cut: {text}" for text, box in boxes if not (box.y0 >= -1 and box.y1 <= page.y1 + 1)]
+    for i, (text, box) in enumerate(boxes):
+        for other, second in boxes[:i]:
+            wide = min(box.x1, second.x1) - max(box.x0, second.x0)
+            tall = min(box.y1, second.y1) - max(box.y0, second.y0)
+            if wide > 1 and tall > 1:
+                bad.append(f"overlap: {text!r} {other!r}")
+    return bad
+
+
+# --- what all figures share --------------------------------------------------------------------
+
+
+def counts():
+    aspects = ["dorsal_r", "palmar_r"]
+    return pd.DataFrame([[90, 10], [0, 0]], index=aspects, columns=aspects)
+
+
+def det_curves():
+    threshold = np.linspace(-3, 3, 50)
+    rates = {"far": 1 / (1 + np.exp(2 * threshold)), "frr": 1 / (1 + np.exp(2 - 2 * threshold))}
+    frames = [
+        pd.DataFrame({"weights": name, "test_aspect": "dorsal_r", "gallery": gallery, **rates})
+        for gallery in ("same_aspect", "all_aspects")
+        for name in ("pretrained", "pixels")
+    ]
+    return pd.concat(frames).assign(threshold=1.0)
+
+
+def history():
+    epochs = np.arange(12)
+    return pd.DataFrame(
+        {"epoch": epochs, "train/loss": 3 / (epochs + 1), "train/triplet": 1 / (epochs + 1)}
+        | {"val/mAP": 1 - 0.5 / (epochs + 1), "lr": 1e-5 * (epochs + 1), "seconds": 2.0}
+    )
+
+
+def score_counts():
+    bins = {"left": [0.0, 0.5], "right": [0.5, 1.0]}
+    mated, others = {"mated": True, "pairs": [1, 9]}, {"mated": False, "pairs": [80, 20]}
+    return pd.concat([pd.DataFrame({"weights": "pixels", **bins, **k}) for k in (mated, others)])
+
+
+def split():
+    rows = [(f"t{i}", i, "dorsal_r", None, "train", None, None) for i in range(5)]
+    rows += [("q", 9, "dorsal_r", "dorsal_r", "query", t, None) for t in range(2)]
+    rows += [("g", 9, "dorsal_r", "dorsal_r", "gallery", t, "same_aspect") for t in range(2)]
+    columns = ["image_id", "pid", "aspect", "test_aspect", "role", "trial", "gallery"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def table_of_pictures():
+    aspects = ["dorsal_r"] * 5 + ["palmar_l"] * 3
+    return pd.DataFrame({"image_id": list("abcdefgh"), "pid": 1048, "aspect": aspects})
+
+
+def shades(number):
+    return np.stack([np.full((9, 12, 3), 20 * i, np.uint8) for i in range(number)])
+
+
+def ranks():
+    """One query, whose right image is at rank 2; another whose right ones are at 1 and 4."""
+    frame = pd.DataFrame(
+        {"query": ["a", "b"], "pid": [1048, 1049], "rank": [2, 1], "ranks": ["2", "1 4"]}
+        | {"gallery": "same_aspect", "kind": ["worst", "best"]}
+    )
+    found = dict(zip("top_1 top_2 top_3 top_4".split(), "cdef", strict=True))
+    return frame.assign(**found)
+
+
+FRAMED = [  # (figure, its frame): none of them has a column dataset
+    (figures.cmc, curves()),
+    (figures.det, det_curves()),
+    (figures.scores, score_counts()),
+    (figures.confusion, counts()),
+    (figures.split_sizes, split()),
+    (figures.training_curves, history()),
+    (lambda frame, **k: pictures.image_grid(frame, shades(8), **k), table_of_pictures()),
+    (lambda frame, **k: pictures.ranked_lists(frame, table_of_pictures(), shades(8), **k), ranks()),
+]
+NAMES = ["cmc", "det", "scores", "confusion", "split_sizes", "training_curves", "grid", "ranked"]
+
+
+@pytest.mark.parametrize("draw, frame", FRAMED, ids=NAMES)
+def test_a_figure_says_demo_figures_and_limited_run_and_is_refused_without_a_data_set(draw, frame):
+    drawn = draw(frame, dataset="demo_hd", limited=True)
+    assert type(drawn) is Figure and drawn.get_figwidth() == style.WIDTH
+    assert drawn._suptitle.get_text() == "data set demo_hd (demo figures; limited run)"
+    assert draw(frame, dataset="hd")._suptitle.get_text() == "data set hd"
+    with pytest.raises(InputError, match="pass dataset="):
+        draw(frame)
+
+
+@pytest.mark.parametrize("draw, frame", FRAMED, ids=NAMES)
+def test_no_text_is_cut_or_lies_on_another(draw, frame):
+    assert cut_or_overlapping(draw(frame, dataset="11k_palmar_l")) == []
+
+
+@pytest.mark.parametrize("draw", [figures.bars, figures.burst_gap])
+def test_figures_of_metrics_take_the_data_set_from_the_rows(draw):
+    figure = draw(metrics("demo", limited=True))
+    assert figure._suptitle.get_text() == "data set demo (demo figures; limited run)"
+    assert cut_or_overlapping(figure) == []
+
+
+def test_weights_have_looks_that_differ_in_colour_and_in_grey():
+    looks = style.looks(list(style.WEIGHTS))
+    for part in ("color", "linestyle", "marker"):
+        assert len({str(look[part]) for look in looks.values()}) == 4
+    runs = [f"run {number}" for number in range(len(style.LOOKS))]
+    several = style.looks([*runs, "pixels"])
+    assert len({str(look) for look in several.values()}) == len(style.LOOKS) + 1
+    assert several["pixels"] == looks["pixels"]
+
+
+# --- retrieval ---------------------------------------------------------------------------------
+
+
+def test_cmc_draws_the_values_with_their_bands_in_a_panel_per_gallery():
+    figure = figures.cmc(curves(), dataset="demo", ranks=10)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "all aspects together, gallery of the same aspect",
+        "all aspects together, gallery of all aspects",
+    ]
+    first = figure.axes[0]
+    assert legend(figure) == ["pretrained", "untrained", "pixels"]
+    drawn = first.get_lines()[1]
+    assert drawn.get_xdata().tolist() == list(range(1, 11))
+    assert drawn.get_ydata() == pytest.approx([1 - 0.6 / k for k in range(1, 11)])
+    assert len(first.collections) == 3  # bands
+    assert first.collections[1].get_paths()[0].get_extents().y0 == pytest.approx(0.4 - 0.03)
+
+
+def test_cmc_of_several_runs_tells_them_apart_and_draws_equal_pixels_once():
+    who = {"method": "zero_shot", "recipe": "demo", "seed": 0, "dataset": "demo"}
+    both = pd.concat([curves(backbone=name, **who) for name in ("demo", "timm_mobilenetv2")])
+    figure = figures.cmc(both)
+    assert sorted(legend(figure)) == [
+        "demo pretrained", "demo untrained", "pixels",
+        "timm_mobilenetv2 pretrained", "timm_mobilenetv2 untrained",
+    ]  # fmt: skip
+    assert len(figure.axes[0].get_lines()) == 5
+    assert cut_or_overlapping(figure) == []
+
+
+def test_pixels_that_differ_between_runs_are_both_drawn():
+    who = {"method": "zero_shot", "backbone": "demo", "recipe": "demo", "dataset": "demo"}
+    both = [curves(["pixels"], run=run, seed=0, **who) for run in ("whole", "limited")]
+    both[1]["value"] -= 0.1
+    assert legend(figures.cmc(pd.concat(both))) == ["pixels (whole)", "pixels (limited)"]
+
+
+def test_bars_show_all_and_far_with_their_intervals_and_hatch_the_far_ones():
+    figure = figures.bars(metrics())
+    first = figure.axes[0]
+    whole, far = first.patches[:3], first.patches[3:]
+    assert [bar.get_width() for bar in whole] == pytest.approx([0.7, 0.6, 0.5])
+    assert [bar.get_width() for bar in far] == pytest.approx([0.4, 0.3, 0.2])
+    assert {bar.get_hatch() for bar in far} == {"////"}
+    assert {bar.get_hatch() for bar in whole}.isdisjoint({"////"})
+    ends = first.collections[0].get_segments()[0][:, 0]
+    assert ends == pytest.approx([0.65, 0.78])
+    assert [text.get_text() for text in first.texts][:3] == ["70.0", "60.0", "50.0"]
+    names = [text.get_text() for text in first.get_yticklabels()]
+    assert names == ["pretrained", "untrained", "pixels"]
+    assert "same aspect" in first.get_title(loc="left")
+
+
+def test_bars_never_mix_galleries():
+    figure = figures.bars(metrics(), gallery="all_aspects")
+    assert len(figure.axes[0].patches) == 6
+    assert "gallery of all aspects" in figure.axes[0].get_title(loc="left")
+    with pytest.raises(InputError, match="no gallery default; there is same_aspect, all_aspects"):
+        figures.bars(metrics(), gallery="default")
+
+
+def test_burst_gap_draws_each_gap_with_its_people():
+    figure = figures.burst_gap(metrics(weights=["pixels"]))
+    axes = figure.axes[0]
+    line = axes.get_lines()[0]
+    assert line.get_ydata() == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    texts = [text.get_text() for text in axes.get_xticklabels()]
+    assert texts[0] == "1\n(25)" and texts[5] == "51+\n(21)"
+
+
+# --- verification and naming -------------------------------------------------------------------
+
+
+def test_det_rings_the_point_where_both_errors_are_equal_and_quotes_the_measured_eer():
+    figure = figures.det(det_curves(), metrics(), dataset="demo")
+    axes = figure.axes[0]
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["pretrained, EER 12.3 %", "pixels, EER -7.7 %"]
+    curve, ring = axes.get_lines()[:2]
+    assert ring.get_marker() == "o" and len(ring.get_xdata()) == 1
+    x, y = ring.get_xdata()[0], ring.get_ydata()[0]
+    assert abs(x - y) < 0.15 and x in curve.get_xdata()
+    middle = curve.get_xdata()[np.abs(det_curves()["far"][:50].to_numpy() - 0.5).argmin()]
+    assert middle == pytest.approx(0, abs=0.1)  # a rate of one half is the deviate zero
+
+
+def test_confusion_shows_shares_of_a_row_and_counts_and_no_share_of_nothing():
+    figure = figures.confusion(counts(), dataset="demo")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["90.0 %\n90", "10.0 %\n10", "–\n0", "–\n0"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
+        "dorsal right", "palmar right"
+    ]  # fmt: skip
+
+
+def test_scores_are_shares_of_their_own_kind_of_pairs():
+    figure = figures.scores(score_counts(), dataset="demo")
+    drawn = {patch.get_label(): patch.get_data().values for patch in figure.axes[0].patches}
+    assert drawn["same person"] == pytest.approx([0.1, 0.9])
+    assert drawn["different people"] == pytest.approx([0.8, 0.2])
+
+
+# --- splits, training, pictures ----------------------------------------------------------------
+
+
+def test_split_sizes_draws_the_numbers_of_the_table():
+    figure = figures.split_sizes(split(), dataset="demo")
+    assert legend(figure) == ["train", "validation", "query", "gallery, same aspect"]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [5, 0, 1, 1]
+
+
+def test_training_curves_have_a_panel_each_for_losses_validation_and_rates():
+    figure = figures.training_curves(history(), dataset="demo")
+    found = {
+        axes.get_title(): [text.get_text() for text in axes.get_legend().get_texts()]
+        for axes in figure.axes
+    }
+    assert found == {
+        "training": ["loss", "triplet"],
+        "validation": ["mAP"],
+        "learning rate": ["lr"],
+    }
+    drawn = figure.axes[0].get_lines()[0]
+    assert drawn.get_ydata() == pytest.approx(history()["train/loss"])
+    with pytest.raises(InputError, match="nothing to draw"):
+        figures.training_curves(history()[["epoch"]], dataset="demo")
+
+
+def test_a_sample_sheet_shows_every_picture_in_its_group_with_its_caption():
+    figure = pictures.image_grid(table_of_pictures(), shades(8), dataset="demo", columns=4)
+    shown = [axes.images[0].get_array()[0, 0, 0] // 20 for axes in figure.axes if axes.images]
+    assert shown == list(range(8))
+    rows = {axes.get_subplotspec().rowspan.start for axes in figure.axes}
+    assert rows == {0, 1, 2}  # five dorsal ones take two rows
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert words.count("person 1048") == 8 and "palmar\nleft" in words
+    with pytest.raises(InputError, match="7 pictures for 8 rows"):
+        pictures.image_grid(table_of_pictures(), shades(7), dataset="demo")
+
+
+def test_ranked_lists_mark_right_and_wrong_by_colour_sign_and_line_rank_1_first():
+    figure = pictures.ranked_lists(ranks(), table_of_pictures(), shades(8), dataset="demo")
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert [axes.images[0].get_array()[0, 0, 0] // 20 for axes in drawn] == [
+        0,
+        2,
+        3,
+        4,
+        5,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert [axes.get_title() for axes in drawn[:5]] == [
+        "query",
+        *(f"rank {k}" for k in range(1, 5)),
+    ]
+    signs = [axes.get_xlabel()[0] for axes in drawn]
+    assert signs == ["w", *"✗✓✗✗", "b", *"✓✗✗✓"]
+    assert drawn[0].get_xlabel() == "worst: person 1048\nright at rank 2"
+    for axes, sign in zip(drawn, signs, strict=True):
+        spine = axes.spines["left"]
+        blue = colors.to_hex(spine.get_edgecolor()) == style.BLUE.lower()
+        assert blue == (sign == "✓")
+        assert (spine.get_linestyle() == "-") == (sign != "✗")
+
+
+def test_ranked_lists_leave_places_empty_where_the_gallery_ends():
+    short = ranks().assign(top_4=None)
+    figure = pictures.ranked_lists(short, table_of_pictures(), shades(8), dataset="demo")
+    assert sum(bool(axes.images) for axes in figure.axes) == 8
+
+
+def test_a_ranked_image_without_a_picture_is_named():
+    with pytest.raises(InputError, match="no row f"):
+        pictures.ranked_lists(ranks(), table_of_pictures()[:5], shades(5), dataset="demo")

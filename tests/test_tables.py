@@ -1,0 +1,293 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipfh_lib.files import InputError
+from clipfh_lib.reports import export, tables
+
+RATES = {"pretrained": 0.723, "untrained": 0.3, "pixels": 0.4}
+
+
+def metrics(dataset="demo", weights=tuple(RATES), galleries=("same_aspect",), shift=0.0, **run):
+    """Rows of metrics.csv: rank1 as in RATES, mAP 0.1 above, far rank1 0.2 below."""
+    rows = []
+    for gallery in galleries:
+        for name in weights:
+            for subset, metric, plus, queries, people in (
+                ("all", "rank1", 0.0, 140.0, 20),
+                ("all", "mAP", 0.1, 140.0, 20),
+                ("all", "eer", -0.2, 140.0, 20),
+                ("far", "rank1", -0.2, 61.5, 18),
+                ("gap_11_50", "rank1", -0.15, 40.0, 12),
+                ("gap_1", "rank1", 0.2, 30.0, 20),
+            ):
+                value = RATES[name] + shift + plus
+                rows.append(
+                    {"dataset": dataset, "test_aspect": "dorsal_r", "method": "zero_shot"}
+                    | {"backbone": "demo", "recipe": "demo", "seed": 0, "weights": name}
+                    | {"gallery": gallery, "subset": subset, "direction": "image_image"}
+                    | {"metric": metric, "value": value, "sd": 0.01}
+                    | {"low": value - 0.072, "high": value + 0.067}
+                    | {"queries": queries, "people": people}
+                )
+    return pd.DataFrame(rows).assign(**run)
+
+
+def folder(path, frame, limit="null", complete=True):
+    path.mkdir(parents=True)
+    frame.to_csv(path / "metrics.csv", index=False)
+    (path / "params.yaml").write_text(f"dataset: demo\ndata:\n  limit: {limit}\n")
+    if complete:
+        (path / "manifest.json").write_text("{}")
+    return path
+
+
+# --- run folders -------------------------------------------------------------------------------
+
+
+def test_only_complete_runs_are_read_and_the_others_are_listed_with_the_reason(tmp_path):
+    done = folder(tmp_path / "02_zero_shot" / "demo-demo-seed0", metrics())
+    limited = folder(
+        tmp_path / "02_zero_shot" / "rn50-demo-seed0", metrics(), "{people: 3, images: null}"
+    )
+    cut = folder(tmp_path / "02_zero_shot" / "cut-demo-seed0", metrics(), complete=False)
+    runs = [done, limited, cut, tmp_path / "02_zero_shot" / "never-demo-seed0"]
+    read = tables.read_runs(runs)
+    assert list(read["run"].unique()) == ["demo-demo-seed0", "rn50-demo-seed0"]
+    assert set(read["notebook"]) == {"02_zero_shot"}
+    assert read.groupby("run")["limited"].all().to_dict() == {
+        "demo-demo-seed0": False,
+        "rn50-demo-seed0": True,
+    }
+    listed = tables.incomplete(runs).set_index("run")["why"]
+    assert list(listed.index) == ["02_zero_shot/cut-demo-seed0", "02_zero_shot/never-demo-seed0"]
+    assert "manifest.json" in listed.iloc[0] and "no such folder" in listed.iloc[1]
+
+
+def test_no_complete_run_is_one_line_that_says_so(tmp_path):
+    with pytest.raises(InputError, match="no complete run .* 1 run folders"):
+        tables.read_runs([folder(tmp_path / "a" / "b", metrics(), complete=False)])
+
+
+# --- comparison --------------------------------------------------------------------------------
+
+
+def test_a_comparison_has_one_row_per_weights_and_gallery_with_the_numbers_of_the_rows():
+    source = metrics(galleries=("all_aspects", "same_aspect"))
+    table = tables.comparison(source)
+    assert list(zip(table["gallery"], table["weights"], strict=True)) == [
+        (gallery, name) for gallery in ("same_aspect", "all_aspects") for name in RATES
+    ]
+    first = table.iloc[0]
+    assert (first["rank1"], first["rank1_low"], first["rank1_high"]) == pytest.approx(
+        (0.723, 0.651, 0.790)
+    )
+    assert first["mAP"] == pytest.approx(0.823) and first["far_rank1"] == pytest.approx(0.523)
+    assert (first["queries"], first["people"]) == (140, 20)
+    assert (first["far_queries"], first["far_people"]) == (61.5, 18)
+    assert "mINP" not in table  # nobody measured it
+
+
+def test_what_one_run_did_not_measure_is_empty_and_not_zero():
+    other = metrics(backbone="rn50")
+    both = pd.concat([metrics(), other[other["metric"] != "eer"]], ignore_index=True)
+    table = tables.comparison(both).set_index(["backbone", "weights"])
+    assert table.loc[("demo", "pixels"), "eer"] == pytest.approx(0.2)
+    assert np.isnan(table.loc[("rn50", "pixels"), "eer"])
+
+
+def test_rows_of_frames_that_were_put_together_with_equal_index_are_not_doubled():
+    both = pd.concat([metrics(), metrics(backbone="rn50")])  # each with index 0, 1, 2, …
+    assert len(tables.ordered(both)) == len(both)
+    assert len(tables.comparison(both)) == 6
+
+
+def test_the_same_run_read_twice_is_refused():
+    with pytest.raises(InputError, match="rank1 stands twice for demo, .*pretrained"):
+        tables.comparison(pd.concat([metrics(), metrics()]))
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(InputError, match="no column gallery, low; it has dataset"):
+        tables.comparison(metrics().drop(columns=["gallery", "low"]))
+
+
+@pytest.mark.parametrize(
+    "dataset, limited, said",
+    [
+        ("demo", False, "demo figures"),
+        ("demo_hd", True, "demo figures; limited run"),
+        ("11k_dorsal_r", True, "limited run"),
+        ("11k_dorsal_r", False, ""),
+    ],
+)
+def test_drawn_hands_and_limited_runs_are_named_in_every_row(dataset, limited, said):
+    table = tables.comparison(metrics(dataset, limited=limited))
+    assert set(table["remark"]) == {said}
+    assert ("remark" in tables.printed(table)) == bool(said)
+
+
+def test_a_summary_is_in_percent_with_one_decimal_and_interval():
+    shown = tables.summary(metrics())
+    assert shown.loc[0, "rank-1, %"] == "72.3 [65.1, 79.0]"
+    assert shown.loc[0, "far rank-1, %"] == "52.3 [45.1, 59.0]"
+    assert shown.loc[0, "queries (people)"] == "140 (20)"
+    assert shown.loc[0, "far queries (people)"] == "62 (18)"
+    assert {"data set", "weights", "test aspect", "gallery"} <= set(shown)
+    assert "backbone" not in shown and "seed" not in shown  # the same in every row
+
+
+def test_a_median_rank_is_printed_as_a_rank_and_not_as_percent():
+    ranks = metrics().query("metric == 'rank1' and subset == 'all'")
+    ranks = ranks.assign(metric="median_rank", value=3.0, low=2.0, high=4.5)
+    shown = tables.summary(ranks, ["median_rank"])
+    assert shown["median_rank"].iloc[0] == "3.0 [2.0, 4.5]"
+
+
+def test_burst_gaps_are_in_their_order_with_people():
+    table = tables.burst_gaps(metrics(weights=["pixels"]))
+    assert list(table["gap"]) == ["1", "11–50"]
+    assert list(table["rank1"]) == pytest.approx([0.6, 0.25])
+    assert list(table["people"]) == [20, 12]
+    with pytest.raises(InputError, match="no rows by burst gap"):
+        tables.burst_gaps(metrics().query("subset == 'all'"))
+
+
+def test_labels_are_as_short_as_they_can_be_and_still_tell_runs_apart():
+    assert set(tables.labels(metrics())) == set(RATES)
+    both = pd.concat([metrics(), metrics(backbone="rn50")], ignore_index=True)
+    assert set(tables.labels(both)) == {
+        "demo pretrained", "demo untrained", "rn50 pretrained", "rn50 untrained", "pixels"
+    }  # fmt: skip
+    runs = ["demo-demo-seed0", "demo-demo-seed0-0a1b2c3d"]
+    overridden = pd.concat([metrics(run=run) for run in runs], ignore_index=True)
+    assert "pretrained (0a1b2c3d)" in set(tables.labels(overridden))
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def test_counts_are_per_aspect_and_accessories():
+    images = pd.DataFrame(
+        {"pid": [1, 1, 2, 2, 2], "accessories": [0, 1, 0, 0, 1]}
+        | {"aspect": ["palmar_l", "palmar_l", "dorsal_r", "dorsal_r", "palmar_l"]}
+    )
+    table = tables.counts(images, "demo")
+    assert list(table.index) == ["dorsal_r", "palmar_l", "all"]
+    assert table.columns.name == "demo figures"
+    assert table.loc["palmar_l"].tolist() == [1, 1, 2, 2, 3, 2]
+    assert table.loc["all"].tolist() == [3, 2, 2, 2, 5, 2]
+
+
+def split():
+    """Two aspects of 2 train people, 1 val, 2 tested, person 5 with one image; ten trials."""
+    rows = []
+    for aspect, other in (("dorsal_r", "palmar_r"), ("palmar_r", "dorsal_r")):
+        for pid, role in ((1, "train"), (2, "train"), (3, "val")):
+            for k in range(3):
+                rows.append((f"{aspect}{pid}{k}", pid, aspect, None, role, None, None))
+        for trial in range(10):
+            one = trial % 3
+            for k in range(3):
+                if k != one:
+                    rows.append((f"{aspect}4{k}", 4, aspect, aspect, "query", trial, None))
+            for pid, k in ((4, one), (5, 0)):
+                image = f"{aspect}{pid}{k}"
+                for gallery in ("same_aspect", "all_aspects"):
+                    rows.append((image, pid, aspect, aspect, "gallery", trial, gallery))
+                shifted = pid + 11_000_000
+                rows.append((image, shifted, aspect, other, "gallery", trial, "all_aspects"))
+    columns = ["image_id", "pid", "aspect", "test_aspect", "role", "trial", "gallery"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_split_sizes_are_those_of_one_trial():
+    table = tables.split_sizes(split())
+    assert list(table.index) == ["dorsal_r", "palmar_r"]
+    row = table.loc["dorsal_r"]
+    assert (row["train images"], row["train people"]) == (6, 2)
+    assert (row["val images"], row["val people"]) == (3, 1)
+    assert (row["query images"], row["query people"]) == (2, 1)
+    assert (row["gallery same_aspect images"], row["gallery all_aspects images"]) == (2, 4)
+    assert (row["trials"], row["people without query"]) == (10, 1)
+
+
+def test_a_data_set_without_aspects_has_one_row():
+    table = tables.split_sizes(
+        split()
+        .query("aspect == 'dorsal_r' and test_aspect != 'palmar_r'")
+        .assign(
+            test_aspect=lambda s: s["test_aspect"].where(s["test_aspect"].isna(), "all"),
+            gallery=lambda s: s["gallery"].where(s["gallery"].isna(), "default"),
+        )
+    )
+    assert list(table.index) == ["all"]
+    assert (table.loc["all", "train images"], table.loc["all", "query images"]) == (6, 2)
+
+
+def test_what_was_set_aside_is_counted_by_reason_most_frequent_first():
+    frame = pd.DataFrame(
+        {"path": ["a", "b", "c"], "row": 1, "reason": ["empty", "broken", "broken"]}
+    )
+    table = tables.set_aside_summary(frame)
+    assert table.to_dict("list") == {
+        "reason": ["broken", "empty"], "files": [2, 1], "for example": ["b", "a"]
+    }  # fmt: skip
+
+
+def test_a_sample_takes_people_from_all_over_the_ids_and_several_pictures_of_each():
+    rows = [(f"{p}{k}", p, "palmar_r") for p in range(1, 10) for k in range(3)]
+    images = pd.DataFrame([*rows, ("x", 99, "palmar_r")], columns=["image_id", "pid", "aspect"])
+    picked = tables.sample(images, people=3, each=2)
+    assert list(picked["image_id"]) == ["10", "12", "50", "52", "90", "92"]
+
+
+def test_extreme_queries_are_of_different_people_and_the_worst_come_last_in_the_ranking():
+    ranks = pd.DataFrame(
+        {"query": list("abcdef"), "pid": [1, 1, 2, 3, 3, 4], "rank": [1, 1, 1, 9, 30, 2]}
+        | {"gap": [3, 40, 12, 5, 5, 5], "trial": 0, "weights": "pixels"}
+    )
+    ranks["rank"] = ranks["rank"].astype("Int64")
+    found = tables.extreme_queries(ranks, 2)
+    assert list(zip(found["kind"], found["query"], strict=True)) == [
+        ("best", "b"), ("best", "c"), ("worst", "e"), ("worst", "f")
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="trial has 0, 1"):
+        tables.extreme_queries(pd.concat([ranks, ranks.assign(trial=1)]))
+
+
+# --- export ------------------------------------------------------------------------------------
+
+
+def test_cells_and_headings_that_a_spreadsheet_would_run_are_defused_and_numbers_are_not():
+    cells = ["=1+1", "+a", "-a", "@a", "\ta", "\ra", "plain", None]
+    frame = pd.DataFrame({"=name": cells, "number": [-1.5, -2, 3, 4, 5, 6, 7, 8]})
+    lines = export.to_csv(frame)
+    assert lines.startswith("'=name,number\n'=1+1,-1.5\n'+a,-2\n'-a,3\n'@a,4\n'\ta,5\n")
+    assert "'\ra" in lines and "\nplain,7\n" in lines and lines.endswith("\n,8\n")
+    assert list(frame["=name"])[:7] == cells[:7]  # the caller's table is left alone
+
+
+def test_markdown_keeps_the_columns_apart_whatever_is_in_a_cell():
+    text = export.to_markdown(pd.DataFrame({"a|b": ["x|y\nz", None], "n": [1, 2]}))
+    assert text == "| a\\|b | n |\n| --- | --- |\n| x\\|y z | 1 |\n|  | 2 |\n"
+
+
+SIGNS = r"_ % & # $ { } ~ ^ \ – ok"
+
+
+def test_latex_escapes_cells_headings_and_caption_once():
+    frame = pd.DataFrame({f"head {SIGNS}": [f"[1] {SIGNS}", "* second"], "n": [1.5, -2.0]})
+    text = export.to_latex(frame, caption=f"cap {SIGNS}", label="tab:one")
+    escaped = r"\_ \% \& \# \$ \{ \} \textasciitilde{} \textasciicircum{} \textbackslash{} -- ok"
+    for front in ("head ", "{}[1] ", r"\caption{cap "):  # a bracket after a row's end is no option
+        assert front + escaped in text
+    assert "{}* second" in text and r"\label{tab:one}" in text
+    assert [r in text for r in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
+    assert r"\begin{tabular}{lr}" in text and "-2.000" in text
+
+
+def test_latex_puts_what_all_rows_share_into_the_caption():
+    text = export.to_latex(tables.summary(metrics()), caption="Results")
+    assert "remark: demo figures" in text.split(r"\label")[0].split(r"\begin{tabular}")[0]
+    assert text.count("demo figures") == 1
