@@ -1,0 +1,258 @@
+"""Embeddings and a split to ranks of every query, and ranks to tables with intervals."""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from pandas.api.extensions import ExtensionArray
+
+from clipfh_lib.evaluation import intervals, metrics, search, trials
+from clipfh_lib.files import InputError
+
+TOP = 10  # nearest images kept per query
+METRICS = ("rank1", "rank5", "rank10", "mAP", "mAP_trapezoid", "mINP")
+_GROUP = ["weights", "direction", "test_aspect", "gallery"]
+
+
+class Results(NamedTuple):
+    """Tables of an evaluation, with the columns of `ranks.csv`, `trials.csv`, `metrics.csv`.
+
+    The run folder puts data set, method, backbone, recipe and seed in front. `value` is a
+    fraction 0..1 except for `unmatched`, a number of queries. `queries` is the number of the
+    trial in `trials`, and the mean over all trials in `metrics`; `people` the distinct people
+    among them, which are what is resampled for `low` and `high`. `sd` is the sample standard
+    deviation (n - 1) over the trials.
+    """
+
+    ranks: pd.DataFrame
+    trials: pd.DataFrame
+    metrics: pd.DataFrame
+
+
+def evaluate(
+    array: np.ndarray,
+    table: pd.DataFrame,
+    split: pd.DataFrame,
+    weights: str,
+    distance: search.Distance = "cosine",
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Results:
+    """Rank every query of a split in every gallery of its aspect and trial, and sum up.
+
+    Args:
+        array: (N, D) float embeddings, one row per row of the table.
+        table: `image_id` and, where known, `file_number`. Who is who comes from the split alone.
+        split: the split manifest (rows of other roles than query and gallery are passed over).
+        weights: what made the embeddings, for the column of that name.
+        distance: `cosine` or `euclidean`.
+        resamples: how often people are drawn for an interval.
+        seed: of that draw.
+
+    Raises:
+        InputError: if images of the split have no finite embedding, an image is a query in its own
+            gallery, or the split tests nobody.
+    """
+    found = trials.searches(array, table, split)
+    names = table["image_id"].array
+    numbers = trials.file_numbers(table)
+    frames = []
+    for _, group in itertools.groupby(found, key=lambda each: each.test_aspect):
+        of_aspect = list(group)
+        answers = search.search(array, array, [each.rows for each in of_aspect], distance, TOP)
+        for each, answer in zip(of_aspect, answers, strict=True):
+            frames.append(_rank_rows(each, answer, names, numbers))
+    ranks = pd.concat(frames, ignore_index=True)
+    ranks.insert(0, "weights", weights)
+    ranks.insert(1, "direction", "image_image")
+    return summarise(ranks, resamples, seed)
+
+
+def summarise(ranks: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> Results:
+    """Compute all metrics of all subsets from a table of ranks alone, as `ranks.csv` holds it.
+
+    Where there are several test aspects, rows with `test_aspect` "all" take their queries
+    together. A subset without queries has no row. Queries without a right gallery image (`rank`
+    is empty) are in no metric; where there are any, the metric `unmatched` counts them.
+
+    Args:
+        ranks: `Results.ranks`, or read from a CSV file.
+        resamples: how often people are drawn for an interval.
+        seed: of that draw.
+    """
+    values, gap = query_values(parse_ranks(ranks["ranks"])), gap_column(ranks)
+    long = trials.LongTables()
+    for key, group in groups(ranks):
+        numbers = np.unique(ranks["trial"].to_numpy()[group])
+        for subset in trials.SUBSETS:
+            mine = group[trials.in_subset(gap[group], subset)]
+            matched = mine[~np.isnan(values[mine, 0])]
+            if len(matched):
+                sums, counts = sums_of(ranks, matched, values[matched], numbers)
+                means = intervals.trial_means(sums, counts)
+                ends = intervals.interval(sums, counts, resamples, seed)
+                long.add({**key, "subset": subset}, numbers, METRICS, means, ends, counts)
+            if len(matched) < len(mine):
+                lost = np.setdiff1d(mine, matched)
+                _, counts = sums_of(ranks, lost, values[lost], numbers)
+                means = counts.sum(axis=0)[:, None]
+                ends = intervals.Interval(*np.full((2, 1), np.nan))
+                long.add({**key, "subset": subset}, numbers, ("unmatched",), means, ends, counts)
+    return Results(ranks, *long.frames())
+
+
+def cmc(
+    ranks: pd.DataFrame, up_to: int = 50, resamples: int = 2_000, seed: int = 0
+) -> pd.DataFrame:
+    """Cumulative match characteristic with 95 % intervals, all queries.
+
+    Args:
+        ranks: `Results.ranks`, or read from a CSV file.
+        up_to: last rank.
+        resamples: how often people are drawn for the intervals.
+        seed: of that draw.
+
+    Returns:
+        Columns `weights, direction, test_aspect, gallery, rank, value, low, high`.
+    """
+    values = metrics.rank_k(parse_ranks(ranks["ranks"]), np.arange(1, up_to + 1))
+    frames = []
+    for key, group in groups(ranks):
+        matched = group[~np.isnan(values[group, 0])]
+        if not len(matched):
+            continue
+        numbers = np.unique(ranks["trial"].to_numpy()[matched])
+        sums, counts = sums_of(ranks, matched, values[matched], numbers)
+        low, high = intervals.interval(sums, counts, resamples, seed)
+        mean = intervals.trial_means(sums, counts).mean(axis=0)
+        curve = {"rank": np.arange(1, up_to + 1), "value": mean, "low": low, "high": high}
+        frames.append(pd.DataFrame({**key, **curve}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def compare(
+    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 10_000, seed: int = 0
+) -> pd.DataFrame:
+    """Compare two methods on the same queries, paired over people; see `intervals.compare`.
+
+    Args:
+        first: ranks of one method with one kind of weights, as `ranks.csv` holds them.
+        second: those of the other.
+        resamples: of people and of signs.
+        seed: of both draws.
+
+    Returns:
+        Columns `direction, test_aspect, gallery, subset, metric, difference, low, high, p, queries,
+        people`; the difference is first minus second.
+
+    Raises:
+        InputError: if the queries of the two are not the same.
+    """
+    same = ["direction", "test_aspect", "trial", "gallery", "query"]
+    first, second = (each.sort_values(same, ignore_index=True) for each in (first, second))
+    if not first[same].equals(second[same]):
+        raise InputError("the two runs do not rank the same queries: they need the same split")
+    both = [query_values(parse_ranks(each["ranks"])) for each in (first, second)]
+    gap, frames = gap_column(first), []
+    for key, group in groups(first):
+        numbers = np.unique(first["trial"].to_numpy()[group])
+        for subset in trials.SUBSETS:
+            mine = group[trials.in_subset(gap[group], subset) & ~np.isnan(both[0][group, 0])]
+            if not len(mine):
+                continue
+            (one, counts), (other, _) = (sums_of(first, mine, v[mine], numbers) for v in both)
+            found = intervals.compare(one, other, counts, resamples, seed)._asdict()
+            size = {"queries": counts.sum(axis=0).mean(), "people": len(counts)}
+            frames.append(
+                pd.DataFrame({**key, "subset": subset, "metric": METRICS, **found, **size})
+            )
+    return pd.concat(frames, ignore_index=True).drop(columns="weights")
+
+
+def join(*results: Results) -> Results:
+    """Put evaluations of several weights of one run together."""
+    return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
+
+
+def query_values(ranks: np.ndarray) -> np.ndarray:
+    """All `METRICS` of every query: (Q, K) ranks to (Q, 6); NaN without a right image."""
+    return np.column_stack(
+        [
+            metrics.rank_k(ranks, np.array([1, 5, 10])),
+            metrics.average_precision(ranks),
+            metrics.average_precision_trapezoid(ranks),
+            metrics.inverse_negative_penalty(ranks),
+        ]
+    )
+
+
+def parse_ranks(column: pd.Series) -> np.ndarray:
+    """Column `ranks` of `ranks.csv` to (Q, K) integers, 0 fills up."""
+    if pd.api.types.is_integer_dtype(column):  # one right image each, read from a file
+        return column.to_numpy(np.int64, na_value=0)[:, None]
+    cells = ["" if empty else str(cell) for cell, empty in zip(column, column.isna(), strict=True)]
+    cells = [cell.split() for cell in cells]
+    lengths = np.array([len(cell) for cell in cells])
+    out = np.zeros((len(cells), max(lengths.max(initial=0), 1)), np.int64)
+    real = np.arange(out.shape[1]) < lengths[:, None]
+    out[real] = [int(float(rank)) for cell in cells for rank in cell]
+    return out
+
+
+def groups(ranks: pd.DataFrame) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+    """Names and row numbers of each weights, direction, test aspect and gallery; then pooled."""
+    for key, rows in ranks.groupby(_GROUP, sort=False).indices.items():
+        yield dict(zip(_GROUP, key, strict=True)), rows
+    pooled = [name for name in _GROUP if name != "test_aspect"]
+    for key, rows in ranks.groupby(pooled, sort=False).indices.items():
+        if ranks["test_aspect"].iloc[rows].nunique() > 1:
+            yield {**dict(zip(pooled, key, strict=True)), "test_aspect": trials.POOLED}, rows
+
+
+def sums_of(
+    ranks: pd.DataFrame, rows: np.ndarray, values: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums (P, T, M) and counts (P, T) of these rows' people and the trials `numbers`."""
+    people, names = pd.factorize(ranks["pid"].to_numpy()[rows])
+    trial = np.searchsorted(numbers, ranks["trial"].to_numpy()[rows])
+    return intervals.person_sums(values, people, trial, (len(names), len(numbers)))
+
+
+def gap_column(ranks: pd.DataFrame) -> np.ndarray:
+    """Column `gap`: (Q,) float, NaN where it is empty."""
+    return ranks["gap"].to_numpy(np.float64, na_value=np.nan)
+
+
+def _rank_rows(
+    one: trials.Search, answer: search.Found, names: ExtensionArray, numbers: np.ndarray
+) -> pd.DataFrame:
+    """Rows of `ranks.csv` of one gallery and trial, without weights and direction."""
+    first, gap = answer.ranks[:, 0], trials.gaps(one.rows, numbers)
+    columns = {
+        "test_aspect": one.test_aspect,
+        "trial": one.trial,
+        "gallery": one.gallery,
+        "query": names.take(one.rows.queries),
+        "pid": one.rows.query_pids,
+        "rank": _integers(first, first == 0),
+        "ranks": _words(answer.ranks),
+        "gap": _integers(gap, np.isnan(gap)),
+    }
+    for place in range(TOP):
+        columns[f"top_{place + 1}"] = names.take(answer.top[:, place], allow_fill=True)
+    return pd.DataFrame(columns)
+
+
+def _integers(values: np.ndarray, empty: np.ndarray) -> ExtensionArray:
+    return pd.arrays.IntegerArray(np.where(empty, 0, values).astype(np.int64), empty)
+
+
+def _words(ranks: np.ndarray) -> np.ndarray:
+    """Ranks (Q, K) as text, space-separated, without the zeros that fill up: (Q,)."""
+    words = np.array(["", *map(str, range(1, ranks.max(initial=0) + 1))], dtype=object)
+    text = words[ranks[:, 0]]
+    for k in range(1, ranks.shape[1]):
+        text = np.where(ranks[:, k] > 0, text + " " + words[ranks[:, k]], text)
+    return text
