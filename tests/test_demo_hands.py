@@ -13,7 +13,12 @@ from PIL import Image
 from clipfh_lib.data import demo_hands
 
 ASPECTS = demo_hands.ASPECTS
-PINNED = np.array([[254, 212, 193, 243], [255, 186, 198, 251], [255, 211, 221, 255]])
+PINNED = np.array(
+    [
+        [[210, 146, 141, 169], [190, 148, 138, 143], [179, 164, 148, 187], [226, 180, 176, 200]],
+        [[227, 155, 205, 232], [216, 178, 191, 242], [219, 169, 175, 250], [217, 176, 220, 255]],
+    ]
+)
 
 
 def number(item):
@@ -80,10 +85,13 @@ def test_the_same_seed_writes_the_same_bytes_in_any_number_of_processes(written,
 
 
 def test_pixels_are_pinned():
-    # A coarse picture with two grey levels to spare, so that another build of cv2 does not matter.
-    image = drawn(demo_hands.table_11k(1, 2, seed=1)[0], 1, 96)
-    coarse = cv2.resize(image, (4, 3), interpolation=cv2.INTER_AREA)[..., 1]
-    assert np.abs(coarse.astype(int) - PINNED).max() <= 2
+    # The middle of coarse pictures, one grey level to spare: another build of cv2 does not matter.
+    items = demo_hands.table_11k(1, 2, seed=1)
+    images = [drawn(next(item for item in items if item.aspect == aspect), 1, 128)
+              for aspect in ("dorsal_r", "palmar_l")]  # fmt: skip
+    coarse = [cv2.resize(image, (8, 6), interpolation=cv2.INTER_AREA) for image in images]
+    found = np.stack(coarse)[:, 1:5, 2:6, 1].astype(int)
+    assert np.abs(found - PINNED).max() <= 1
 
 
 def test_bursts_are_nearly_equal_and_lie_far_apart():
@@ -106,6 +114,15 @@ def test_bursts_are_nearly_equal_and_lie_far_apart():
     assert np.percentile(same, 5) > np.percentile(across, 95)  # consecutive shots
     assert np.mean(across) - np.mean(others) < 0.25 * np.std(others) + 0.03  # pixels do not help
     assert len(across) / (len(across) + len(same)) >= 0.4  # of the queries are far
+
+
+def test_pose_and_light_differ_between_bursts_and_hardly_inside():
+    who = demo_hands.person(0, 7)
+    names = ("spread", "rotation", "scale", "x", "tip", "thumb")
+    table = np.array([[[getattr(demo_hands.shot(who, "palmar_r", session, k), name)
+                        for name in names] for k in range(8)] for session in range(40)])  # fmt: skip
+    inside, between = table.std(axis=1).mean(axis=0), table.mean(axis=1).std(axis=0)
+    assert (inside > 0).all() and (between > 3 * inside).all()
 
 
 def test_images_of_another_person_differ_in_the_same_shot():
