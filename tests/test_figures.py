@@ -244,6 +244,30 @@ def test_burst_gap_draws_each_gap_with_its_people():
     assert texts[0] == "1\n(25)" and texts[5] == "51+\n(21)"
 
 
+def test_data_sets_have_panels_of_their_own_and_are_named_with_what_must_be_said():
+    hd = curves().query("gallery == 'same_aspect'").assign(gallery="default", dataset="hd")
+    both = pd.concat([curves(dataset="demo", limited=True), hd.assign(limited=False)])
+    figure = figures.cmc(both)
+    assert figure._suptitle.get_text() == "data set demo (demo figures; limited run), hd"
+    assert [axes.get_title() for axes in figure.axes] == [
+        "demo, all aspects together,\ngallery of the same aspect",
+        "demo, all aspects together,\ngallery of all aspects",
+        "hd",
+    ]
+    assert [len(axes.get_lines()) for axes in figure.axes] == [3, 3, 3]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "rank k", "rank k"]
+    assert cut_or_overlapping(figure) == []
+
+
+def test_bars_of_several_data_sets_show_each_in_its_first_gallery():
+    hd = metrics("hd").query("gallery == 'same_aspect'").assign(gallery="default")
+    figure = figures.bars(pd.concat([metrics("demo"), hd.assign(test_aspect="all")]))
+    titles = [axes.get_title(loc="left") for axes in figure.axes[::2]]
+    assert titles == ["demo, dorsal right, gallery of the same aspect", "hd"]
+    assert [len(axes.patches) for axes in figure.axes] == [6, 6, 6, 6]
+    assert cut_or_overlapping(figure) == []
+
+
 # --- verification and naming -------------------------------------------------------------------
 
 

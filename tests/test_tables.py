@@ -65,8 +65,25 @@ def test_only_complete_runs_are_read_and_the_others_are_listed_with_the_reason(t
 
 
 def test_no_complete_run_is_one_line_that_says_so(tmp_path):
-    with pytest.raises(InputError, match="no complete run .* 1 run folders"):
+    with pytest.raises(InputError, match="no complete run with metrics.csv in 1 folders"):
         tables.read_runs([folder(tmp_path / "a" / "b", metrics(), complete=False)])
+
+
+def test_curves_of_runs_are_read_with_what_names_each_run(tmp_path):
+    runs = []
+    for number, limit in enumerate(("null", "{people: 3}")):
+        path = folder(tmp_path / "02_zero_shot" / f"demo-demo-seed{number}", metrics(), limit)
+        params = f"dataset: demo\nmethod: zero_shot\nbackbone: b{number}\nseed: {number}\n"
+        (path / "params.yaml").write_text(f"{params}data:\n  limit: {limit}\n")
+        curve = pd.DataFrame({"weights": "pixels", "gallery": "default", "rank": [1, 2]})
+        curve.to_csv(path / "cmc.csv", index=False)
+        runs.append(path)
+    read = tables.read_curves([*runs, tmp_path / "02_zero_shot" / "none-demo-seed0"])
+    assert read["backbone"].tolist() == ["b0", "b0", "b1", "b1"]
+    assert read["seed"].tolist() == [0, 0, 1, 1] and set(read["dataset"]) == {"demo"}
+    assert read["limited"].tolist() == [False, False, True, True]
+    with pytest.raises(InputError, match="no complete run with det.csv in 2 folders"):
+        tables.read_curves(runs, "det")
 
 
 # --- comparison --------------------------------------------------------------------------------
@@ -254,6 +271,19 @@ def test_extreme_queries_are_of_different_people_and_the_worst_come_last_in_the_
     ]  # fmt: skip
     with pytest.raises(InputError, match="trial has 0, 1"):
         tables.extreme_queries(pd.concat([ranks, ranks.assign(trial=1)]))
+
+
+def test_the_first_ranking_is_one_and_its_pictures_are_those_it_names():
+    ranks = pd.DataFrame(
+        {"weights": ["a", "a", "b"], "direction": "image_image", "test_aspect": "all"}
+        | {"gallery": "default", "trial": [0, 1, 0], "query": ["q", "r", "s"]}
+        | {"top_1": ["x", "y", "z"], "top_2": ["w", None, "w"]}
+    )
+    one = tables.first_ranking(ranks)
+    assert one["query"].tolist() == ["q"]
+    images = pd.DataFrame({"image_id": list("qrswxyz")})
+    assert tables.pictured(one, images)["image_id"].tolist() == ["q", "w", "x"]
+    assert tables.pictured(ranks[1:2], images)["image_id"].tolist() == ["r", "y"]
 
 
 # --- export ------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def cmc(
     tables.need(curves, ["weights", "test_aspect", "gallery", "rank", "value"], "curves")
     frame = style.series(tables.ordered(curves[curves["rank"] <= ranks]))
     looks = style.looks(list(frame["label"].unique()))
-    figure = style.new(frame, dataset, limited, 0.6 + 2.0 * len(style.panels(frame)[0]))
+    figure = style.new(frame, dataset, limited, 0.6 + 2.0 * len(style.rows(frame)))
     panels = style.grid(figure, frame)
     for axes, part, _ in panels:
         for label, rows in part.groupby("label", sort=False):
@@ -64,7 +64,8 @@ def bars(
 
     Args:
         metrics: rows of metrics.csv, of one run or of many.
-        gallery: which one; by default the first that is there. Galleries are never mixed.
+        gallery: which one; by default each data set's first (`same_aspect`, or its only one). A
+            panel never holds two.
         names: metrics, a column of panels each.
 
     Raises:
@@ -73,30 +74,28 @@ def bars(
     tables.need(
         metrics, ["dataset", "test_aspect", "gallery", "subset", "metric", "value"], "metrics"
     )
-    there = style.panels(metrics)[1]
-    gallery = gallery or there[0]
-    if gallery not in there:
+    there = style.galleries(metrics)
+    if gallery is not None and gallery not in there:
         raise InputError(f"metrics: no gallery {gallery}; there is {', '.join(there)}")
-    frame = metrics[(metrics["gallery"] == gallery) & metrics["subset"].isin(["all", "far"])]
+    firsts = {name: style.galleries(part)[0] for name, part in metrics.groupby("dataset")}
+    wanted = metrics["dataset"].map(firsts) if gallery is None else gallery
+    frame = metrics[(metrics["gallery"] == wanted) & metrics["subset"].isin(["all", "far"])]
     frame = style.series(tables.ordered(frame[frame["metric"].isin(names)]))
-    groups = []
-    for _, part in frame.groupby("dataset", sort=False):
-        groups += [part[part["test_aspect"] == aspect] for aspect in style.panels(part)[0]]
-    sizes = [part["label"].nunique() for part in groups]
+    groups = style.rows(frame)
+    sizes = [part["label"].nunique() for part, _ in groups]
     figure = style.new(frame, None, False, 0.7 + 0.3 * sum(sizes) + 0.35 * len(groups))
     shape = {"sharex": True, "squeeze": False, "height_ratios": [size + 0.6 for size in sizes]}
     grid = figure.subplots(len(groups), len(names), **shape)
-    for row, part in enumerate(groups):
-        for column, name in enumerate(names):
+    for row, (part, name) in enumerate(groups):
+        for column, metric in enumerate(names):
             axes = grid[row, column]
             labels = list(part["label"].unique())
-            _pairs_of_bars(axes, part[part["metric"] == name], labels)
+            _pairs_of_bars(axes, part[part["metric"] == metric], labels)
             axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels))
             if row == len(groups) - 1:
-                axes.set_xlabel(style.METRICS.get(name, name))
-        where = style.panel_title(part["test_aspect"].iloc[0], gallery)
-        several = frame["dataset"].nunique() > 1
-        grid[row, 0].set_title(f"{part['dataset'].iloc[0]}, " * several + where, loc="left")
+                axes.set_xlabel(style.METRICS.get(metric, metric))
+        title = style.panel_title(name, part["gallery"].iloc[0])
+        grid[row, 0].set_title(title.replace("\n", " "), loc="left")
     style.legend_below(figure)
     return figure
 
@@ -126,18 +125,18 @@ def _ends(rows: pd.DataFrame, name: str) -> np.ndarray:
 
 
 @styled
-def burst_gap(metrics: pd.DataFrame) -> Figure:
+def burst_gap(metrics: pd.DataFrame, dataset: str | None = None, limited: bool = False) -> Figure:
     """Rank-1 by gap in file numbers, with 95 % intervals and the number of people of each gap.
 
     Args:
         metrics: rows of metrics.csv of one run, with the subsets gap_1 … gap_51_up.
+        dataset: its name, where the rows do not have it.
+        limited: data.limit was set; the figure says so.
     """
-    frame = tables.burst_gaps(metrics)
+    frame = tables.burst_gaps(metrics if dataset is None else metrics.assign(dataset=dataset))
     gaps = list(tables.GAPS.values())
     weights = list(frame["weights"].unique())
-    limited = bool(metrics["limited"].any()) if "limited" in metrics else False
-    name = ", ".join(frame["dataset"].unique())
-    figure = style.new(frame, name, limited, 0.9 + 2.1 * len(style.panels(frame)[0]))
+    figure = style.new(metrics, dataset, limited, 0.9 + 2.1 * len(style.rows(frame)))
     looks = style.looks(weights)
     panels = style.grid(figure, frame)
     for axes, part, _ in panels:
@@ -181,7 +180,7 @@ def det(
     frame = frame[frame["far"].between(0, 1, "neither") & frame["frr"].between(0, 1, "neither")]
     looks = style.looks(list(frame["label"].unique()))
     tall = 3.2 + 0.17 * len(looks)  # a square with its legend
-    figure = style.new(frame, dataset, limited, 0.4 + tall * len(style.panels(frame)[0]))
+    figure = style.new(frame, dataset, limited, 0.4 + tall * len(style.rows(frame)))
     deviate = np.vectorize(NormalDist().inv_cdf, otypes=[float])
     inner = frame[(frame["far"] < 0.8) & (frame["frr"] < 0.8)]
     least = max(min(inner["far"].min(), inner["frr"].min(), 0.01), 1e-4)

@@ -69,7 +69,7 @@ ASPECTS = {
     "palmar_l": "palmar left",
     "all": "all aspects together",
 }
-GALLERIES = {
+GALLERIES = {  # beside `default`, the only one of its data set
     "same_aspect": "gallery of the same aspect",
     "all_aspects": "gallery of all aspects",
 }
@@ -80,23 +80,19 @@ styled = matplotlib.rc_context(STYLE)
 
 
 def headline(frame: pd.DataFrame, dataset: str | None, limited: bool = False) -> str:
-    """The line above a figure: data set, and what must be said of it.
+    """The line above a figure: its data sets, and what must be said of each.
 
     Raises:
         InputError: nobody says which data set this is.
     """
+    if dataset is None and "dataset" not in frame:
+        raise InputError("figure: the table has no column dataset; pass dataset=..., as p.dataset")
+    names = {dataset: limited}
     if dataset is None:
-        if "dataset" not in frame:
-            raise InputError(
-                "figure: the table has no column dataset; pass dataset=..., e.g. p.dataset"
-            )
-        names = [str(name) for name in frame["dataset"].unique()]
-        limited = limited or bool(frame["limited"].any() if "limited" in frame else False)
-    else:
-        names = [dataset]
-    said = "; ".join(dict.fromkeys(filter(None, (tables.remark(n) for n in names))))
-    said = "; ".join(filter(None, [said, tables.remark("", limited)]))
-    return "data set " + ", ".join(names) + (f" ({said})" if said else "")
+        of_rows = frame["limited"] if "limited" in frame else pd.Series(limited, frame.index)
+        names = of_rows.groupby(frame["dataset"], sort=False).any().to_dict()
+    said = {str(name): tables.remark(str(name), of or limited) for name, of in names.items()}
+    return "data set " + ", ".join(f"{n} ({text})" if text else n for n, text in said.items())
 
 
 def new(frame: pd.DataFrame, dataset: str | None, limited: bool, height: float) -> Figure:
@@ -134,31 +130,50 @@ def series(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def panels(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Test aspects (the pooled one alone where there is one) and galleries, in their order."""
-    aspects = [a for a in tables.ASPECTS if a in set(frame["test_aspect"])]
-    aspects += [a for a in frame["test_aspect"].unique() if a not in aspects]
-    galleries = [g for g in tables.GALLERIES if g in set(frame["gallery"])]
-    return ["all"] if "all" in aspects else aspects, galleries
+def rows(frame: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
+    """A figure's rows of panels: one per data set and test aspect, with its name in words.
+
+    Where aspects are pooled (`all`) that is the only row of its data set.
+    """
+    parts = [("", frame)]
+    if "dataset" in frame and frame["dataset"].nunique() > 1:
+        parts = [(f"{name}, ", part) for name, part in frame.groupby("dataset", sort=False)]
+    found = []
+    for front, part in parts:
+        here = tables.aspects(part["test_aspect"])
+        for aspect in ["all"] if "all" in here else here:
+            name = front + ASPECTS.get(aspect, aspect)
+            found.append((part[part["test_aspect"] == aspect], name))
+    return found
 
 
-def panel_title(aspect: str, gallery: str) -> str:
-    """What a panel shows, in words."""
-    where = GALLERIES.get(gallery, gallery)
-    if gallery == "default":  # the only one of its data set
-        return "" if aspect == "all" else ASPECTS.get(aspect, aspect)
-    return f"{ASPECTS.get(aspect, aspect)}, {where}"
+def galleries(frame: pd.DataFrame) -> list[str]:
+    """The galleries of a table, in their order."""
+    here = list(frame["gallery"].unique())
+    known = [name for name in tables.GALLERIES if name in here]
+    return known + [name for name in here if name not in known]
+
+
+def panel_title(name: str, gallery: str) -> str:
+    """What a panel shows: its row's name and its gallery, where a data set has more than one."""
+    if gallery != "default":
+        gap = ",\n" if "," in name else ", "  # with the data set's name it takes two lines
+        return f"{name}{gap}{GALLERIES.get(gallery, gallery)}"
+    return name.removesuffix(ASPECTS["all"]).rstrip(", ")
 
 
 def grid(figure: Figure, frame: pd.DataFrame) -> list[tuple[Axes, pd.DataFrame, str]]:
-    """One panel per test aspect (row) and gallery (column), with its rows and its title."""
-    aspects, galleries = panels(frame)
-    axes = figure.subplots(len(aspects), len(galleries), sharex=True, sharey=True, squeeze=False)
+    """One panel per row (`rows`) and gallery, from the left, with what it shows and its title."""
+    lines = rows(frame)
+    wide = max(len(galleries(part)) for part, _ in lines)
+    axes = figure.subplots(len(lines), wide, sharex=True, sharey=True, squeeze=False)
     found = []
-    for row, aspect in enumerate(aspects):
-        for column, gallery in enumerate(galleries):
-            part = frame[(frame["test_aspect"] == aspect) & (frame["gallery"] == gallery)]
-            found.append((axes[row, column], part, panel_title(aspect, gallery)))
+    for row, (part, name) in zip(axes, lines, strict=True):
+        here = galleries(part)
+        for panel, gallery in zip(row, here, strict=False):
+            found.append((panel, part[part["gallery"] == gallery], panel_title(name, gallery)))
+        for panel in row[len(here) :]:
+            panel.remove()
     return found
 
 
@@ -166,8 +181,8 @@ def legend_below(figure: Figure, columns: int = 4) -> None:
     """One legend for all panels, below them; the figure grows by its lines."""
     found = {}
     for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        found = {**dict(zip(labels, handles, strict=True)), **found}
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
     columns = max(1, min(columns, len(found), 112 // (max(map(len, found), default=0) + 9)))
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(found) // columns))
     place = "outside lower center"
@@ -175,9 +190,13 @@ def legend_below(figure: Figure, columns: int = 4) -> None:
 
 
 def label_outer(found: Sequence[tuple[Axes, pd.DataFrame, str]], x: str, y: str) -> None:
-    """Titles for all panels, axis labels for the outer ones."""
-    for axes, _, title in found:
-        place = axes.get_subplotspec()
+    """Titles for all panels, axis labels for the lowest and the leftmost ones."""
+    places = [axes.get_subplotspec() for axes, _, _ in found]
+    lowest = {place.colspan.start: place.rowspan.start for place in places}
+    for (axes, _, title), place in zip(found, places, strict=True):
+        low = lowest[place.colspan.start] == place.rowspan.start
         axes.set_title(title)
-        axes.set_xlabel(x if place.is_last_row() else "")
+        axes.set_xlabel(x if low else "")
         axes.set_ylabel(y if place.is_first_col() else "")
+        if low:
+            axes.tick_params(labelbottom=True)

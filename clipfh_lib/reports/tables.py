@@ -92,21 +92,40 @@ def read_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
     Raises:
         InputError: no folder at all holds a complete run with metrics.
     """
-    folders = list(map(Path, folders))
-    found = []
+    return _read(folders, "metrics")
+
+
+def read_curves(folders: Iterable[str | Path], name: str = "cmc") -> pd.DataFrame:
+    """The curves that complete runs keep as <name>.csv, each row with what names its run.
+
+    Args:
+        folders: run folders; those without such a file, or not complete, are passed over.
+        name: of the file, without .csv.
+
+    Returns:
+        The columns of the file, and `dataset, method, backbone, recipe, seed, notebook, run,
+        limited`, as in `read_runs`.
+
+    Raises:
+        InputError: no folder at all holds a complete run with such curves.
+    """
+    return _read(folders, name)
+
+
+def _read(folders: Iterable[str | Path], name: str) -> pd.DataFrame:
+    folders, found = list(map(Path, folders)), []
     for folder in folders:
-        if (folder / "manifest.json").is_file() and (folder / "metrics.csv").is_file():
-            text = {"test_aspect": str, "gallery": str, "recipe": str, "backbone": str}
-            metrics = pd.read_csv(folder / "metrics.csv", dtype=text)
+        if (folder / "manifest.json").is_file() and (folder / f"{name}.csv").is_file():
+            text = ("dataset", "test_aspect", "gallery", "method", "backbone", "recipe")
+            frame = pd.read_csv(folder / f"{name}.csv", dtype=dict.fromkeys(text, str))
             params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) or {}
+            who = {key: params[key] for key in RUN if key in params and key not in frame}
             limit = (params.get("data") or {}).get("limit") or {}
-            limited = any(value is not None for value in limit.values())
-            found.append(
-                metrics.assign(notebook=folder.parent.name, run=folder.name, limited=limited)
-            )
+            who["limited"] = any(value is not None for value in limit.values())
+            found.append(frame.assign(**who, notebook=folder.parent.name, run=folder.name))
     if not found:
         raise InputError(
-            f"no complete run with metrics.csv in {len(folders)} run folders; run some first"
+            f"no complete run with {name}.csv in {len(folders)} folders; run some first"
         )
     return pd.concat(found, ignore_index=True)
 
@@ -286,7 +305,7 @@ def counts(images: pd.DataFrame, dataset: str = "", limited: bool = False) -> pd
         parts = {"without accessories": images[worn == 0], "with accessories": images[worn > 0]}
         parts["all"] = images
     rows = {}
-    for aspect in [*_aspects(images["aspect"]), "all"]:
+    for aspect in [*aspects(images["aspect"]), "all"]:
         rows[aspect] = {}
         for name, part in parts.items():
             part = part if aspect == "all" else part[part["aspect"] == aspect]
@@ -295,7 +314,7 @@ def counts(images: pd.DataFrame, dataset: str = "", limited: bool = False) -> pd
     return _cornered(pd.DataFrame.from_dict(rows, orient="index"), remark(dataset, limited))
 
 
-def _aspects(values: pd.Series) -> list[str]:
+def aspects(values: pd.Series) -> list[str]:
     """The aspects that occur, in their order; names that are not ours after them, by alphabet."""
     return sorted(values.dropna().unique(), key=lambda a: (a not in ASPECTS, _place(ASPECTS, a), a))
 
@@ -348,7 +367,7 @@ def split_sizes(split: pd.DataFrame, dataset: str = "", limited: bool = False) -
         row["trials"] = trials
         rows[aspect] = row
     table = pd.DataFrame.from_dict(rows, orient="index").fillna(0)
-    table = table.loc[_aspects(pd.Series(table.index))]
+    table = table.loc[aspects(pd.Series(table.index))]
     whole = [column for column in table if (table[column] % 1 == 0).all()]
     return _cornered(table.astype(dict.fromkeys(whole, int)), remark(dataset, limited))
 
@@ -367,7 +386,7 @@ def sample(images: pd.DataFrame, people: int = 4, each: int = 2) -> pd.DataFrame
     chance is at work: the same table gives the same rows.
     """
     picked = []
-    for aspect in _aspects(images["aspect"]):
+    for aspect in aspects(images["aspect"]):
         part = images[images["aspect"] == aspect].sort_values(["pid", "image_id"])
         often = part["pid"].value_counts()
         pids = sorted(often[often >= each].index) or sorted(often.index)
@@ -408,3 +427,16 @@ def extreme_queries(ranks: pd.DataFrame, number: int = 3) -> pd.DataFrame:
     parts = [part.drop_duplicates("pid").head(number).assign(kind=kind) for kind, part in parts]
     rows = pd.concat(parts, ignore_index=True)
     return rows[["kind", *ranks.columns]]
+
+
+def first_ranking(ranks: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ranks.csv of one ranking: the first weights, aspect, gallery and trial."""
+    for column in ("weights", "direction", "test_aspect", "gallery", "trial"):
+        ranks = ranks[ranks[column] == ranks[column].iloc[0]]
+    return ranks
+
+
+def pictured(ranks: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """The rows of an images table that some rows of ranks.csv name, as query or as found."""
+    columns = [c for c in ranks.columns if c == "query" or c.startswith("top_")]
+    return images[images["image_id"].isin(ranks[columns].stack())].reset_index(drop=True)
