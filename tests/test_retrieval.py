@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from simulated import people
 
-from clipfh_lib.evaluation import retrieval
+from clipfh_lib.evaluation import retrieval, trials
 from clipfh_lib.files import InputError
 
 RANKS = [
@@ -75,6 +75,14 @@ def test_the_text_of_the_ranks_table_gives_the_same_numbers(results, subset, tes
     assert row["queries"] * 3 == sum(map(len, hits.values()))
     assert row["low"] < row["value"] < row["high"]
     assert row["sd"] == pytest.approx(np.std([np.mean(one) for one in precisions.values()], ddof=1))
+
+
+def test_subsets_meet_at_their_edges():
+    gap = np.array([1, 2, 3, 5, 6, 10, 11, 50, 51, np.nan])
+    inside = {name: gap[trials.in_subset(gap, name)].tolist() for name in trials.SUBSETS}
+    assert len(inside.pop("all")) == 10
+    assert inside.pop("far") == [11, 50, 51]
+    assert list(inside.values()) == [[1], [2], [3, 5], [6, 10], [11, 50], [51]]
 
 
 def test_a_table_read_from_a_file_sums_up_to_the_same(results):

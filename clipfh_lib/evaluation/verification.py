@@ -68,10 +68,11 @@ def evaluate(
     """Measure EER, TAR at fixed FAR, and both rates at thresholds that val people set.
 
     A pair is a query and a gallery image of its trial; pairs of one person are genuine, all others
-    impostors. `eer` is where FAR and FRR cross. `tar@F` is the share of genuine pairs accepted at
+    impostors. Who is who is as the split says: in `all_aspects` a person's other hands are
+    impostors, as published. `eer` is where FAR and FRR cross. `tar@F` is the share of genuine pairs accepted at
     the lowest threshold whose FAR is at most F. `val_tar@F` and `val_far@F` are the rates at the
-    threshold that has FAR F on pairs of val people (of the same aspect), as a deployed system
-    would choose it. Each is computed per trial, then averaged. With several test aspects, rows with
+    threshold that has FAR F on pairs of val people (of the same aspect, for either gallery), as a
+    deployed system would choose it. Each is computed per trial, then averaged. With several test aspects, rows with
     `test_aspect` "all" take their pairs together, under one threshold.
 
     A rate is empty, with a note, where the rule of 30 forbids it: with fewer than 30 / F impostor
@@ -137,6 +138,11 @@ def evaluate(
     return Results(
         *long.frames(), pd.DataFrame(notes, columns=columns), pd.concat(curves, ignore_index=True)
     )
+
+
+def join(*results: Results) -> Results:
+    """Tables of several evaluations, one below the other."""
+    return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
 
 
 def val_impostors(
