@@ -96,8 +96,13 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
 
 
 def defuse(cell: object) -> object:
-    """The cell, with an apostrophe before text that a spreadsheet would take for a formula."""
-    return "'" + cell if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    """The cell, with an apostrophe before text that a spreadsheet would take for a formula.
+
+    Carriage returns, which csv leaves unquoted and pandas reads as a new row, become blanks.
+    """
+    if not isinstance(cell, str):
+        return cell
+    return ("'" if cell.startswith(FORMULA) else "") + cell.replace("\r", " ")
 
 
 def sha256(path: Path) -> str:
