@@ -69,11 +69,12 @@ def evaluate(
 
     A pair is a query and a gallery image of its trial; pairs of one person are genuine, all others
     impostors. Who is who is as the split says: in `all_aspects` a person's other hands are
-    impostors, as published. `eer` is where FAR and FRR cross. `tar@F` is the share of genuine pairs accepted at
-    the lowest threshold whose FAR is at most F. `val_tar@F` and `val_far@F` are the rates at the
-    threshold that has FAR F on pairs of val people (of the same aspect, for either gallery), as a
-    deployed system would choose it. Each is computed per trial, then averaged. With several test aspects, rows with
-    `test_aspect` "all" take their pairs together, under one threshold.
+    impostors, as published. `eer` is where FAR and FRR cross. `tar@F` is the share of genuine
+    pairs accepted at the lowest threshold whose FAR is at most F. `val_tar@F` and `val_far@F` are
+    the rates at the threshold that has FAR F on pairs of val people (of the same aspect, for
+    either gallery), as a deployed system would choose it. Each is computed per trial, then
+    averaged. With several test aspects, rows with `test_aspect` "all" take their pairs together,
+    under one threshold.
 
     A rate is empty, with a note, where the rule of 30 forbids it: with fewer than 30 / F impostor
     pairs, in the trial or among val people.
