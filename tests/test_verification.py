@@ -161,6 +161,12 @@ def test_pairs_of_neighbouring_val_images_set_no_threshold(drawn):
     assert len(fewer.scores) < len(apart.scores) <= len(every.scores)
 
 
+def test_join_puts_kinds_of_weights_together(results):
+    both = verification.join(results, results._replace(curves=results.curves.assign(weights="w")))
+    assert [len(each) for each in both] == [2 * len(each) for each in results]
+    assert set(both.curves["weights"]) == {"trained", "w"}
+
+
 def test_interval_from_bins_equals_that_from_resampled_pairs():
     draw = np.random.default_rng(0)
     skill, who = draw.normal(1.5, 0.7, 25), np.repeat(np.arange(25), 12)

@@ -146,6 +146,11 @@ def join(*results: Results) -> Results:
     return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
 
 
+def join(*results: Results) -> Results:
+    """Put evaluations of several weights of one run together."""
+    return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
+
+
 def val_impostors(
     array: np.ndarray,
     table: pd.DataFrame,
