@@ -119,8 +119,8 @@ def test_bursts_are_nearly_equal_and_lie_far_apart():
 def test_pose_and_light_differ_between_bursts_and_hardly_inside():
     who = demo_hands.person(0, 7)
     names = ("spread", "rotation", "scale", "x", "tip", "thumb")
-    table = np.array([[[getattr(demo_hands.shot(who, "palmar_r", session, k), name)
-                        for name in names] for k in range(8)] for session in range(40)])  # fmt: skip
+    table = np.array([[[getattr(demo_hands.shot(who, "palmar_r", s, k), name)
+                        for name in names] for k in range(8)] for s in range(40)])  # fmt: skip
     inside, between = table.std(axis=1).mean(axis=0), table.mean(axis=1).std(axis=0)
     assert (inside > 0).all() and (between > 3 * inside).all()
 
