@@ -16,7 +16,7 @@ def metrics(dataset="demo", weights=("pretrained", "untrained", "pixels"), **run
     for gallery in ("same_aspect", "all_aspects"):
         for place, name in enumerate(weights):
             values = {("all", "rank1"): 0.7, ("all", "mAP"): 0.8, ("all", "eer"): 0.123}
-            values |= {("far", "rank1"): 0.4, ("far", "mAP"): 0.5}
+            values |= {("far", "eer"): 0.3, ("far", "rank1"): 0.4, ("far", "mAP"): 0.5}
             values |= {(gap, "rank1"): 0.8 - 0.1 * i for i, gap in enumerate(GAPS)}
             for (subset, metric), value in values.items():
                 value -= 0.1 * place
@@ -241,6 +241,11 @@ def test_burst_gap_draws_each_gap_with_its_people():
     line = axes.get_lines()[0]
     assert line.get_ydata() == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     texts = [text.get_text() for text in axes.get_xticklabels()]
+    missing = metrics(weights=["pixels"]).query("subset != 'gap_6_10'")
+    broken = figures.burst_gap(missing).axes[0].get_lines()[0].get_ydata()
+    assert np.isnan(np.asarray(broken, float)).tolist() == [
+        i == 3 for i in range(6)
+    ]  # no line over what is not there
     assert texts[0] == "1\n(25)" and texts[5] == "51+\n(21)"
 
 
@@ -365,6 +370,14 @@ def test_ranked_lists_mark_right_and_wrong_by_colour_sign_and_line_rank_1_first(
         blue = colors.to_hex(spine.get_edgecolor()) == style.BLUE.lower()
         assert blue == (sign == "✓")
         assert (spine.get_linestyle() == "-") == (sign != "✗")
+
+
+def test_ranked_lists_say_which_ranking_they_show():
+    one = ranks().assign(weights="pixels", test_aspect="dorsal_r")
+    figure = pictures.ranked_lists(one, table_of_pictures(), shades(8), dataset="demo")
+    assert figure.get_suptitle() == (
+        "data set demo (demo figures), pixels, dorsal right, gallery of the same aspect"
+    )
 
 
 def test_ranked_lists_leave_places_empty_where_the_gallery_ends():

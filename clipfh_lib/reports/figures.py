@@ -141,15 +141,15 @@ def burst_gap(metrics: pd.DataFrame, dataset: str | None = None, limited: bool =
     panels = style.grid(figure, frame)
     for axes, part, _ in panels:
         for number, name in enumerate(weights):
-            rows = part[part["weights"] == name]
-            places = rows["gap"].map(gaps.index) + 0.12 * (number - (len(weights) - 1) / 2)
+            rows = part[part["weights"] == name].set_index("gap").reindex(gaps)  # a gap stays open
+            places = np.arange(len(gaps)) + 0.12 * (number - (len(weights) - 1) / 2)
             thin = {"elinewidth": 0.8, "capsize": 1.5, "label": name, **looks[name]}
             axes.errorbar(places, rows["rank1"], yerr=_ends(rows, "rank1"), **thin)
         people = part.groupby("gap")["people"].max()
         texts = [f"{gap.replace(' and more', '+')}\n({people.get(gap, 0):.0f})" for gap in gaps]
         axes.set_xticks(range(len(gaps)), texts)
         axes.tick_params(labelbottom=True)
-        axes.set(ylim=(0, 1.02), xlim=(-0.5, len(gaps) - 0.5))
+        axes.set(ylim=(-0.02, 1.04), xlim=(-0.5, len(gaps) - 0.5))
         axes.yaxis.set_major_formatter(style.PERCENT)
         axes.grid(True, axis="y")
     style.label_outer(panels, "gap in file numbers (people)", "rank-1")
@@ -214,7 +214,7 @@ def det(
 def _with_eer(label: str, rows: pd.DataFrame, metrics: pd.DataFrame | None) -> str:
     if metrics is None:
         return label
-    same = metrics["metric"] == "eer"
+    same = (metrics["metric"] == "eer") & (metrics["subset"] == "all")
     for column in [*tables.RUN, *tables.VIEW]:
         if column in rows and column in metrics:
             same &= metrics[column] == rows[column].iloc[0]

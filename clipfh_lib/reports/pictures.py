@@ -103,6 +103,11 @@ def ranked_lists(
     if dataset is None and "dataset" in images:
         dataset = ", ".join(images["dataset"].astype(str).unique())
     figure = style.new(ranks, dataset, limited, 0.45 + (tall + 0.3) * len(ranks))
+    if {"weights", "test_aspect", "gallery"} <= set(ranks):
+        weights, aspect, gallery = ranks[["weights", "test_aspect", "gallery"]].iloc[0]
+        where = style.panel_title(style.ASPECTS.get(aspect, aspect), gallery)
+        said = ", ".join(filter(None, [figure.get_suptitle(), weights, where]))
+        figure.suptitle(said, x=0.01, ha="left")
     widths = [1, 0.12, *[1] * len(top)]
     mixed = "aspect" in images and "gallery" in ranks and set(ranks["gallery"]) == {"all_aspects"}
     grid = figure.subplots(len(ranks), len(widths), squeeze=False, width_ratios=widths)
