@@ -142,11 +142,6 @@ def evaluate(
 
 
 def join(*results: Results) -> Results:
-    """Tables of several evaluations, one below the other."""
-    return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
-
-
-def join(*results: Results) -> Results:
     """Put evaluations of several weights of one run together."""
     return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
 
