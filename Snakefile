@@ -8,13 +8,13 @@ import sys
 
 from clipfh_lib import files, params, plans, runs
 from clipfh_lib.data import catalogues
-from snakemake.exceptions import WorkflowError
 
 OUTPUTS = config.get("outputs", "outputs")
 COMPARE = "20_compare"
 TRAINS = {"00_demo_clip"}
 PLANS = params.names("plans")
 known = {}  # folder -> Job, of the plans read so far
+absent = {}  # data set -> why it is not there
 
 
 def relative(folder):
@@ -23,10 +23,7 @@ def relative(folder):
 
 
 def jobs_of(plan):
-    try:
-        made = [single()] if plan == "run" else plans.jobs(plan, OUTPUTS)
-    except files.InputError as error:
-        raise WorkflowError(str(error)) from None
+    made = [single()] if plan == "run" else plans.jobs(plan, OUTPUTS)
     known.update({relative(job.folder): job for job in made})
     return made
 
@@ -48,12 +45,11 @@ def job_at(folder):
 
 
 def with_data(plan):
-    """The runs whose data set is there, and a line for each one that is not."""
-    missing = {}
-    for job in jobs_of(plan):
-        missing[relative(job.folder)] = catalogues.missing(job.params.data)
-    there = [job for job in jobs_of(plan) if not missing[relative(job.folder)]]
-    return there, {folder: reason for folder, reason in missing.items() if reason}
+    """The runs whose data set is there; the others' data sets go to `absent`."""
+    jobs = jobs_of(plan)
+    reasons = {job.folder: catalogues.missing(job.params.data) for job in jobs}
+    absent.update({job.cell.dataset: reasons[job.folder] for job in jobs if reasons[job.folder]})
+    return [job for job in jobs if not reasons[job.folder]]
 
 
 def manifests(jobs):
@@ -61,10 +57,11 @@ def manifests(jobs):
 
 
 def wanted(plan):
-    there, missing = with_data(plan)
+    there = with_data(plan)
+    lost = len(there) < len(jobs_of(plan))
     compare = relative(runs.folder(COMPARE, plan, OUTPUTS))
     last = [f"{compare}/manifest.json"] if there and plan != "run" else manifests(there)
-    return [*last, *([f"{relative(files.resolve(OUTPUTS))}/{plan}/no_data"] if missing else [])]
+    return [*last, *([f"{relative(files.resolve(OUTPUTS))}/{plan}/no_data"] if lost else [])]
 
 
 def key_of(job):
@@ -122,14 +119,14 @@ for notebook in params.NOTEBOOKS:
 
 rule compare:
     input:
-        lambda w: manifests(with_data(w.plan)[0]),
+        lambda w: manifests(with_data(w.plan)),
     output:
         f"{{base}}/{{plan}}/{COMPARE}/manifest.json",
     log:
         f"{{base}}/{{plan}}/{COMPARE}/notebook.ipynb",
     params:
         notebook=COMPARE,
-        key=lambda w: runs.key(COMPARE, w.plan, sorted(key_of(j) for j in with_data(w.plan)[0])),
+        key=lambda w: runs.key(COMPARE, w.plan, sorted(key_of(j) for j in with_data(w.plan))),
         arguments=lambda w: words({"plan": w.plan, "outputs": str(OUTPUTS)}),
         report=f"{{base}}/{{plan}}/{COMPARE}/comparison.txt",
     shell:
@@ -139,13 +136,20 @@ rule compare:
 rule no_data:
     output:
         "{base}/{plan}/no_data",
-    params:
-        lines=lambda w: "\n".join(f"no data: {f}: {r}" for f, r in with_data(w.plan)[1].items()),
     shell:
-        "echo {params.lines:q}; exit 1"
+        "exit 1  # what is missing is listed at the end"
+
+
+for plan in {*PLANS, "run"} & {*sys.argv}:  # a mistake stops here, in one line
+    try:
+        wanted(plan)
+    except files.InputError as error:
+        sys.exit(f"{error}")
 
 
 onerror:
+    for dataset, reason in absent.items():
+        print(f"no data: {dataset}: {reason}")
     for folder in known:
         path = files.resolve(folder)
         if (path / "notebook.ipynb").is_file() and not runs.is_complete(path):

@@ -277,7 +277,7 @@ def traits(who: Person, aspect: str, taken: Shot, wrist: bool) -> dict[str, str]
         hair=_level(who.hair, (0.1, "none"), (0.5, "sparse"), (9, "dense")),
         nails=_level(who.nail_length, (1.0, "short"), (1.25, "medium"), (9, "long")),
         nail_shape=_level(who.nail_square, (0.33, "almond"), (0.67, "round"), (9, "square")),
-        nail_polish=taken.polish or "none",
+        polish=taken.polish or "none",
         freckles=_level(who.freckles, (0.1, "none"), (0.5, "few"), (9, "many")),
         scar="scar" if who.scar else "none",
     )
