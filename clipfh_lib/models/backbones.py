@@ -2,19 +2,28 @@
 
 import hashlib
 import logging
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import huggingface_hub  # comes with open_clip and timm, which download through it
 import open_clip
-import timm
+import timm.data
+import timm.layers
 import torch
-from safetensors import SafetensorError, safe_open
+import torchvision
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clipfh_lib import files, runs
 from clipfh_lib.files import InputError
-from clipfh_lib.params import ModelParams, nearest, read_yaml
+from clipfh_lib.params import ModelParams, nearest
 
 TIMM = "timm/"
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -57,47 +66,86 @@ def load(model: ModelParams, seed: int = 0) -> tuple[nn.Module, Preprocess]:
     Raises:
         InputError: unknown name or tag, missing or unfit file, a pickle that holds code.
     """
-    weights = model.weights
-    path = files.resolve(weights)
-    own = "timm" if model.name.startswith(TIMM) else "open_clip"
-    local = path.exists() and weights != "none"
-    with torch.random.fork_rng(devices=[]):
+    path = files.resolve(model.weights)
+    tag = None if model.weights == "none" or path.exists() else model.weights
+    _check_name(model.name, tag)
+    with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        tag = weights if not local and weights != "none" else None
-        _check_name(model.name, tag)
-        try:
-            if own == "timm":
-                encoder = ImageTower(model.name.removeprefix(TIMM), pretrained=tag is not None)
-            else:
-                encoder = _quiet(open_clip.create_model, model.name, pretrained=tag)
-        except Exception as error:
-            if tag is None:
-                raise
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-            raise InputError(
-                f"model.weights: {tag} of {model.name} could not be downloaded ({reason}); connect "
-                "once, or get a .safetensors or .pt file of it and name that in model.weights"
-            ) from None
-    if local:
+        encoder = _make(model.name, None) if tag is None else _download(model.name, tag)
+    if model.weights != "none" and tag is None:
         _fill(encoder, model.name, path)
     if model.freeze_bn:
-        encoder = timm.utils.freeze_batch_norm_2d(encoder)
+        encoder = timm.layers.freeze_batch_norm_2d(encoder)
     return encoder.eval(), _preprocess(encoder)
 
 
-def _quiet(make: callable, *args: object, **kwargs: object) -> nn.Module:
-    """Without open_clip's warning that a model without weights has random ones."""
-    logging.disable(logging.WARNING)
+def _make(name: str, tag: str | None) -> nn.Module:
+    if name.startswith(TIMM):
+        return ImageTower(name.removeprefix(TIMM), pretrained=tag is not None)
+    return open_clip.create_model(name, pretrained=tag)
+
+
+def _download(name: str, tag: str) -> nn.Module:
+    absent = _unreachable()
     try:
-        return make(*args, **kwargs)
+        with _hub_from_disk(bool(absent)):
+            return _make(name, tag)
+    except Exception as error:
+        raise InputError(
+            f"model.weights: {tag} of {name} could not be downloaded ({absent or _said(error)}); "
+            "connect once, or get a .safetensors or .pt file of it and name that in model.weights"
+        ) from None
+
+
+def _unreachable() -> str:
+    """Why nothing can be downloaded; empty if it may be tried."""
+    hub = urlsplit(huggingface_hub.constants.ENDPOINT)
+    if getproxies():  # only the proxy knows
+        return ""
+    try:
+        port = hub.port or {"http": 80}.get(hub.scheme, 443)
+        socket.create_connection((hub.hostname, port), timeout=5).close()
+    except OSError as error:
+        return f"{hub.hostname} cannot be reached: {error.strerror or error}"
+    return ""
+
+
+@contextmanager
+def _hub_from_disk(only: bool) -> Iterator[None]:
+    """Let huggingface_hub look into its cache alone.
+
+    Without a network it would try each file six times, for 23 s, in a dozen lines.
+    """
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or only
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error, 200 characters of it."""
+    return next(iter(str(error).strip().splitlines()), repr(error))[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines of open_clip, whose errors are told by ours."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
     finally:
         logging.disable(logging.NOTSET)
 
 
 def _check_name(name: str, tag: str | None) -> None:
     if name.startswith(TIMM):
-        known, tags = timm.list_models(), ["timm"]
-        name = name.removeprefix(TIMM).split(".")[0]
+        tags, short = ["timm"], name.removeprefix(TIMM)
+        known = [TIMM + n for n in timm.list_models()]
+        if "." in short:  # a name with the tag of its weights, as timm writes it
+            known = [TIMM + n for n in timm.list_pretrained()]
     else:
         known, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(name)
     if name not in known:
@@ -126,23 +174,17 @@ def _preprocess(encoder: nn.Module) -> Preprocess:
 def _fill(encoder: nn.Module, name: str, path: Path) -> None:
     """Load a file, or a run folder's best weights, into the encoder; every tensor must fit."""
     if path.is_dir():
-        made = runs.manifest(path)
-        trained = read_name(path)
-        if trained != name:
-            raise InputError(f"model.weights: {path.name} trained {trained}, model.name is {name}")
-        path = path / "checkpoints" / "best.safetensors"
-        if not path.is_file():
-            raise InputError(f"model.weights: {path} is missing; that run trained nothing")
-        if files.sha256(path) != made["files"]["checkpoints/best.safetensors"]:
-            raise InputError(f"model.weights: {path} is not what its manifest says; run it again")
-    state = unpack(read_state(path), encoder)
-    target = encoder.trunk if isinstance(encoder, ImageTower) else encoder
+        path = _best_of_run(path, name)
+    state = unpack(read_state(path), encoder, path)
+    target = _network(encoder)
     wanted = target.state_dict()
     if not isinstance(encoder, ImageTower):
-        open_clip.factory.resize_pos_embed(state, target)
-    if set(wanted) - set(state):
-        state = _by_order(state, wanted)
+        _resize_positions(state, encoder)
+    elif set(wanted) - set(state):
+        state = _from_torchvision(state, wanted, name)
     for key, tensor in wanted.items():
+        if key not in state and key.endswith("num_batches_tracked"):
+            state[key] = tensor  # a counter that nothing reads; frozen batch norms lack it
         if key not in state:
             raise InputError(
                 f"model.weights: {path} lacks {key}; it is of another network than {name}"
@@ -150,12 +192,26 @@ def _fill(encoder: nn.Module, name: str, path: Path) -> None:
         if state[key].shape != tensor.shape:
             found, needed = tuple(state[key].shape), tuple(tensor.shape)
             raise InputError(f"model.weights: {path}: {key} is {found}, {name} needs {needed}")
-    target.load_state_dict({key: state[key].to(wanted[key].dtype) for key in wanted})
+    target.load_state_dict({key: state[key] for key in wanted})
 
 
-def read_name(folder: Path) -> str:
-    """`model.name` of a run folder."""
-    return read_yaml(folder / "params.yaml").get("model", {}).get("name", "no model")
+def _network(encoder: nn.Module) -> nn.Module:
+    """The part whose tensors stand in a file, under the names that its own library gives them."""
+    return encoder.trunk if isinstance(encoder, ImageTower) else encoder
+
+
+def _best_of_run(folder: Path, name: str) -> Path:
+    """A run folder's weights, after a look at its manifest."""
+    made = runs.manifest(folder)
+    path = folder / "checkpoints" / "best.safetensors"
+    if not path.is_file() or "checkpoints/best.safetensors" not in made["files"]:
+        raise InputError(f"model.weights: {path} is missing; that run trained nothing")
+    trained = made["params"]["model"]["name"]
+    if trained != name:
+        raise InputError(f"model.weights: {folder} trained {trained}, model.name is {name}")
+    if files.sha256(path) != made["files"]["checkpoints/best.safetensors"]:
+        raise InputError(f"model.weights: {path} is not what its manifest says; run it again")
+    return path
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -164,55 +220,50 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: another kind of file, a damaged one, a pickle with more than tensors.
     """
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".ckpt"):
+        raise InputError(f"model.weights: {path} is neither .safetensors nor .pt")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
-        elif path.suffix in (".pt", ".pth", ".ckpt"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise InputError(f"model.weights: {path} is neither .safetensors nor .pt")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"model.weights: {path} cannot be read ({error})") from None
-    except InputError:
-        raise
-    except Exception as error:
-        first = str(error).strip().splitlines()[0][:120] if str(error).strip() else repr(error)
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile file can make a reader raise nearly anything
         raise InputError(
-            f"model.weights: {path} is refused: more than tensors, or damaged ({first}); "
+            f"model.weights: {path} is refused: damaged, or more than tensors ({_said(error)}); "
             "save its state dict as .safetensors on a machine where you trust it"
         ) from None
     while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"model.weights: {path} holds no state dict of tensors")
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def _by_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Another library's file of the same network: tensors matched in order, classifier left out.
+def _resize_positions(state: dict[str, Tensor], encoder: nn.Module) -> None:
+    """Fit a ViT's square grid of positions to another input size, as open_clip does."""
+    positions = state.get("visual.positional_embedding")
+    if positions is not None and positions.ndim == 2:
+        if math.isqrt(len(positions) - 1) ** 2 == len(positions) - 1 > 0:
+            state["visual.positional_embedding"] = positions.float()
+            open_clip.model.resize_pos_embed(state, encoder)
 
-    torchvision and timm list the tensors of MobileNetV2 in the same order under other names. A
-    safetensors file keeps no order, so torchvision's is taken from torchvision's own network.
+
+def _from_torchvision(
+    state: dict[str, Tensor], wanted: dict[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """Names of timm for torchvision's tensors of the same network; the classifier is left out.
+
+    Both list the tensors of MobileNetV2, MNASNet and EfficientNet in the same order under other
+    names (checked: equal features). A safetensors file keeps no order, so it is taken from
+    torchvision's own network.
     """
-    names = _torchvision_order(set(state))
-    if names is None or len(names) < len(wanted):
-        return state
-    pairs = list(zip(wanted, names, strict=False))
-    fits = all(wanted[ours].shape == state[theirs].shape for ours, theirs in pairs)
-    return {ours: state[theirs] for ours, theirs in pairs} if fits else state
-
-
-def _torchvision_order(names: set[str]) -> list[str] | None:
-    """The names in the order of the torchvision network that has exactly these, if there is one."""
-    import torchvision
-
+    plain = name.removeprefix(TIMM).replace("_", "")
     for model in torchvision.models.list_models(module=torchvision.models):
-        if model.startswith(("mobilenet", "resnet", "efficientnet", "densenet", "shufflenet")):
+        if plain.startswith(model.replace("_", "")):
             with torch.device("meta"):
-                order = list(torchvision.models.get_model(model).state_dict())
-            if set(order) == names:
-                return order
-    return None
+                names = list(torchvision.models.get_model(model, weights=None).state_dict())
+            if set(names) == set(state) and len(names) >= len(wanted):
+                return {ours: state[own] for ours, own in zip(wanted, names, strict=False)}
+    return state
 
 
 def sha256(encoder: nn.Module) -> str:
@@ -220,15 +271,21 @@ def sha256(encoder: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy())
     return digest.hexdigest()
 
 
 def save(encoder: nn.Module, path: Path, metadata: dict[str, str]) -> Path:
     """Write an encoder's weights as safetensors, atomically."""
-    target = encoder.trunk if isinstance(encoder, ImageTower) else encoder
-    state = {name: t.detach().cpu().contiguous() for name, t in target.state_dict().items()}
+    tensors = _network(encoder).state_dict().items()
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
     return files.write(path, lambda temporary: save_file(state, temporary, metadata))
+
+
+def restore(encoder: nn.Module, path: Path) -> None:
+    """Read what `save` wrote of this very network back into it."""
+    _network(encoder).load_state_dict(read_state(path))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -249,12 +306,19 @@ def pack(encoder: nn.Module, used: Tensor, path: Path) -> Path:
     return files.write(path, lambda temporary: save_file(state, temporary))
 
 
-def unpack(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
-    """The whole state dict of a packed one; any other is given back as it is."""
+def unpack(state: dict[str, Tensor], encoder: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The whole state dict of a packed one; any other is given back as it is.
+
+    Raises:
+        InputError: the packed network reads other tokens or none.
+    """
     if f"{TOKENS}.used" not in state:
         return state
-    rows, used = state.pop(f"{TOKENS}.rows"), state.pop(f"{TOKENS}.used").long()
+    wanted = encoder.state_dict().get(TOKENS)
+    rows, used = state.pop(f"{TOKENS}.rows", None), state.pop(f"{TOKENS}.used").long()
+    if wanted is None or rows is None or rows.shape != (len(used), wanted.shape[1]):
+        raise InputError(f"model.weights: {path}: its {TOKENS} is of another network")
     draw = torch.Generator().manual_seed(0)
-    table = torch.randn(encoder.token_embedding.weight.shape, generator=draw) * 0.02
+    table = torch.randn(wanted.shape, generator=draw) * 0.02
     table[used] = rows.float()
     return {**state, TOKENS: table}
