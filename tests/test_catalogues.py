@@ -190,10 +190,13 @@ def test_no_usable_image_stops_and_names_the_first_reason(tmp_path):
 
 def test_traits_stand_beside_their_image_as_numbers_where_they_are(good):
     (good / "HandTraits.csv").write_text(
-        "imageName,age,rings,veins\nHand_0000002.jpg,99,2,clear\nHand_0000001.jpg,99,,none\n"
+        "imageName,age,skinColor,rings,veins,scar\n"
+        "Hand_0000002.jpg,99,x,2,clear,2 cm\nHand_0000001.jpg,99,x,,none,3\n"
     )
     images = catalogues.read(data_11k(good)).images
+    assert images["scar"].tolist() == ["3", "2 cm", "", ""]
     assert images["age"].tolist() == [27] * 4  # HandInfo.csv has the word
+    assert "skinColor" not in images and set(images["skin_color"]) == {"fair"}
     assert images["veins"].tolist() == ["none", "clear", "", ""]
     assert images["rings"].sum() == 2 and images["rings"].isna().sum() == 3
     (good / "HandTraits.csv").write_text(

@@ -171,6 +171,15 @@ def test_the_gallery_image_is_the_one_of_the_lowest_hash(whole):
         assert drawn == set(of(split, "gallery", "palmar_l", trial, "same_aspect")["image_id"])
 
 
+def test_the_published_val_image_is_the_one_of_the_lowest_hash(whole):
+    split = splits.make(whole, data_11k(aspects=["dorsal_l"], val="published", split_seed=2))
+    val = set(of(split, "val")["image_id"])
+    for _, own in split[split["role"].isin(["train", "val"])].groupby("pid"):
+        ids = own["image_id"]
+        lowest = min(ids, key=lambda i: hashlib.sha256(f"2/dorsal_l/val/{i}".encode()).hexdigest())
+        assert val & set(ids) == {lowest}
+
+
 PINNED = {  # of the drawn table; a change here changes every result and needs a line in CHANGELOG
     ("dorsal_r",): "2e68cba753d25bd56f58663ebd84ab2723460fcac4f3d67992f055a475c4154d",
     tuple(ASPECTS): "bece672e40ed0ae09bbd5412e39caacaaba06f5e71a2fdf18e4b1994e5fa4399",
