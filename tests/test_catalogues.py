@@ -361,16 +361,13 @@ def test_the_digest_follows_content_and_not_file_times(good):
     assert len({before, changed, catalogues.digest(data_11k(good))}) == 3
 
 
-def test_a_drawn_set_is_drawn_once_where_its_parameters_say(tmp_path, monkeypatch):
-    (tmp_path / "params").mkdir()
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.chdir(tmp_path)
+def test_a_drawn_set_is_drawn_once_where_its_parameters_say(project):
     draw = {"people": 2, "images": 2, "size": 32}
     data = DataParams(catalogue="hands_11k", draw=draw, cut="first_half")
     assert catalogues.missing(data) == "" and not catalogues.root(data).exists()
     catalogues.ensure(data, workers=1)
     found = catalogues.read(data)
-    assert found.root.parent == tmp_path / "data" and found.root.name.startswith("demo-")
+    assert found.root.parent == project / "data" and found.root.name.startswith("demo-")
     assert found.images["pid"].nunique() == 2 and found.set_aside.empty and found.notes == []
     with Image.open(found.root / found.images["path"][0]) as image:
         assert image.size == (32, 24)
@@ -382,10 +379,7 @@ def test_a_drawn_set_is_drawn_once_where_its_parameters_say(tmp_path, monkeypatc
     assert catalogues.digest(other) != catalogues.digest(data)
 
 
-def test_a_drawn_hd_set_is_halved_by_the_published_cut(tmp_path, monkeypatch):
-    (tmp_path / "params").mkdir()
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.chdir(tmp_path)
+def test_a_drawn_hd_set_is_halved_by_the_published_cut(project):
     draw = {"people": 4, "distractors": 3, "images": 2, "size": 32}
     data = DataParams(catalogue="hd", draw=draw)
     catalogues.ensure(data, workers=1)
