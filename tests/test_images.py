@@ -100,6 +100,7 @@ SHAPES = [
     (64, 200),
     (50, 41),
     (224, 224),
+    (1200, 900),  # large enough that a JPEG decoder could skip detail
 ]
 MODES = {
     "clip": {},
@@ -111,7 +112,7 @@ MODES = {
 @pytest.mark.parametrize("size", [112, 224, (256, 128), (96, 224)])
 @pytest.mark.parametrize("resize", MODES)
 def test_pixels_equal_those_of_open_clip_bit_for_bit(root, size, resize):
-    names = [f"{width}x{height}.png" for width, height in SHAPES]
+    names = [f"{width}x{height}.jpg" for width, height in SHAPES]
     for name, (width, height) in zip(names, SHAPES, strict=True):
         scene(width, height).save(root / name)
     height, width = (size, size) if isinstance(size, int) else size
@@ -185,7 +186,7 @@ def test_odd_kinds_come_out_right(root):
     palette.paste(0, (0, 0, 64, 32))
     palette_seen = Image.new("RGB", (64, 64), (200, 30, 60))
     palette_seen.paste((255, 255, 255), (0, 0, 64, 32))
-    deep = np.asarray(grey).astype(np.uint16) * 257
+    deep = (np.asarray(grey).astype(int) * 257 - 128).clip(0).astype(np.uint16)  # rounds to grey
     Image.fromarray(deep).save(root / "deep.png")
     Image.fromarray(deep).save(root / "deep.tiff")
     plain.convert("CMYK").save(root / "cmyk.tiff")
@@ -252,6 +253,7 @@ def spoil(root):
         "noise.jpg": (np.random.default_rng(0).bytes(5000), "no image"),
         "vector.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
         "large.png": (claim(8000, 8000), "above 50 megapixels"),
+        "larger.png": (claim(12_000, 12_000), "above 50 megapixels"),  # Pillow only warns
         "bomb.png": (claim(60_000, 60_000), "above 50 megapixels"),
         "strip.png": (claim(1, 20_000), "more than 50 times"),
     }
@@ -346,7 +348,10 @@ def test_what_was_decoded_once_is_not_read_again(root):
     first = images.decode(root, names, SMALL)
     for name in names:
         other_content_same_stamp(root / name)
+    (made,) = entries()
+    before = made.stat()
     again = images.decode(root, names, SMALL)
+    assert (made.stat().st_ino, made.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     np.testing.assert_array_equal(first.pixels, again.pixels)
     pd.testing.assert_frame_equal(first.table, again.table)
     assert isinstance(again.pixels, np.memmap) and not again.pixels.flags.writeable
@@ -375,10 +380,13 @@ def test_a_changed_file_is_decoded_anew(root):
     after = images.decode(root, names, SMALL).pixels
     assert (after[1] != before[1]).any()
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
-    stamp = (root / names[0]).stat().st_mtime_ns
-    (root / names[0]).write_bytes(b"x" * (root / names[0]).stat().st_size)  # same length, touched
-    os.utime(root / names[0], ns=(stamp + 1, stamp + 1))
-    assert "no image" in images.decode(root, names, SMALL).table["reason"][0]
+    stamps = [(root / name).stat() for name in names]
+    (root / names[0]).write_bytes(b"x" * stamps[0].st_size)  # another time
+    os.utime(root / names[0], ns=(stamps[0].st_mtime_ns + 1,) * 2)
+    (root / names[2]).write_bytes(b"x" * (stamps[2].st_size + 1))  # another length
+    os.utime(root / names[2], ns=(stamps[2].st_mtime_ns,) * 2)
+    reasons = images.decode(root, names, SMALL).table["reason"]
+    assert "no image" in reasons[0] and reasons[1] == "" and "no image" in reasons[2]
 
 
 def test_every_flipped_bit_is_found_and_repaired(root, caplog):
@@ -441,7 +449,7 @@ def test_two_processes_at_once_decode_once(root):
     assert len(entries()) == 1
 
 
-def test_a_killed_decode_leaves_nothing_that_counts(root):
+def test_a_killed_decode_leaves_nothing_that_counts(root, caplog):
     names = save_large(root, 80)
     process = child(*names)
     started = time.monotonic()
@@ -454,6 +462,7 @@ def test_a_killed_decode_leaves_nothing_that_counts(root):
     found = images.decode(root, names, Size(224, 224))
     assert set(found.table["reason"]) == {""} and len(entries()) == 1
     assert not list(Path(".").glob("outputs/.cache/pixels/*/.writing-*"))
+    assert "damaged" not in caplog.text
 
 
 def test_a_failed_write_leaves_nothing_and_says_so(root, monkeypatch):
@@ -487,10 +496,14 @@ def test_the_cache_may_be_deleted_at_any_moment(root, monkeypatch):
     assert len(called) == 10  # once more, all of them
 
 
-MEASURE = """
-import resource, sys
+MEASURE = r"""
+import re, resource, sys
+from pathlib import Path
 from clipfh_lib.data import images
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # MB; Linux's ru_maxrss begins with that of the process that started this one
+    if (status := Path("/proc/self/status")).exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 images.decode("photos", ["small.png"], images.Size(8, 8))
 before = peak()
 found = images.decode("photos", sys.argv[1:], images.Size(512, 512, "squash", "box"), workers=4)
@@ -516,7 +529,7 @@ def test_memory_does_not_grow_with_pictures_or_threads(root, width, height, coun
         check=True,
         env=os.environ | {"PYTHONPATH": str(Path(images.__file__).parents[2])},
     )
-    assert float(measured.stdout) < limit
+    assert 5 < float(measured.stdout) < limit
 
 
 # --- what is made of them ----------------------------------------------------------------------
@@ -524,13 +537,15 @@ def test_memory_does_not_grow_with_pictures_or_threads(root, width, height, coun
 
 def test_pixels16_equals_its_formula(root):
     names = save(root, 3, width=160, height=96, suffix="png")
+    scene(16, 16).resize((160, 96), Image.Resampling.NEAREST).save(root / names[2])
     ours = images.pixels16(images.survey(root, names))
     assert ours.shape == (3, 768) and ours.dtype == np.float32
-    for name, row in zip(names, ours, strict=True):
+    # Pillow rounds twice, by rows and by columns: 1 of 255; blocks of one colour are exact
+    for name, row, tolerance in zip(names, ours, [2e-3, 2e-3, 1e-6], strict=True):
         with Image.open(root / name) as image:
             pixels = np.asarray(image).astype(float)
-        means = np.floor(pixels.reshape(16, 6, 16, 10, 3).mean(axis=(1, 3)) + 0.5).ravel() - 127
-        assert np.abs(row - means / np.sqrt((means**2).sum())).max() < 2e-3  # 1 of 255 in rounding
+        means = pixels.reshape(16, 6, 16, 10, 3).mean(axis=(1, 3)).ravel() - 127
+        assert np.abs(row - means / np.sqrt((means**2).sum())).max() < tolerance
     assert np.abs(ours @ ours.T - np.eye(3)).max() > 0.01  # they are near, and not the same
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
 

@@ -14,10 +14,9 @@ import os
 import shutil
 import stat
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -37,7 +36,7 @@ ALGORITHM = 1  # raise it when the pixels made here change, so that older caches
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow's holes are in the exotic ones
 MAX_PIXELS = 50_000_000  # 200 MB in Pillow; a bomb of a few kB can claim more
 MAX_RATIO = 50  # longer to shorter side: `clip` would blow a 1 x 50,000 strip up to gigabytes
-SINGLY = 16_000_000  # pixels; larger pictures go one at a time: memory must not grow with the cores
+SINGLY = 16_000_000  # larger pictures share one thread: memory must not grow with the cores
 WHITE = (255, 255, 255)  # behind transparency, beside a letterbox: the hands' own background
 WRITING = ".writing-"
 INTERPOLATION = {
@@ -141,8 +140,6 @@ def decode(root: str | Path, paths: Sequence[str], size: Size, workers: int = 0)
         Pixels and table, row for row as the paths. A file that cannot be read never raises.
     """
     root = files.resolve(root).resolve()
-    if not len(paths):
-        return Decoded(np.zeros((0, size.height, size.width, 3), np.uint8), _table([]))
     try:
         return _decode(root, paths, size, workers)
     except FileNotFoundError:
@@ -279,7 +276,6 @@ def _fill(
     todo = [row for row in rows if not row.reason and row[:3] not in kept]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, min(workers or cores or 1, len(todo)))
-    read = partial(_read, root, size, threading.Lock())
     shape = (len(rows), size.height, size.width, 3)
     blank = bytes(size.height * size.width * 3)
     header = io.BytesIO()
@@ -289,7 +285,8 @@ def _fill(
     temporary = Path(tempfile.mkdtemp(prefix=WRITING, dir=entry.parent))
     try:
         bar = tqdm(total=len(todo), desc=f"decode to {size.height}x{size.width}", disable=not todo)
-        with bar, _strict_pillow(), ThreadPool(threads) as pool:
+        with bar, _strict_pillow(), ThreadPool(threads) as pool, ThreadPool(1) as singly:
+            read = partial(_read, root, size, singly)
             with (temporary / "pixels.npy").open("wb") as file:
                 fresh, done, total = pool.imap(read, todo), [], hashlib.sha256(header.getvalue())
                 file.write(header.getvalue())
@@ -336,7 +333,7 @@ def _strict_pillow() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = truncated
 
 
-def _read(root: Path, size: Size, singly: threading.Lock, row: Row) -> tuple[bytes | None, Row]:
+def _read(root: Path, size: Size, singly: ThreadPool, row: Row) -> tuple[bytes | None, Row]:
     """Pixels of one file (H * W * 3 bytes, or none) and its row with what was learnt."""
     try:
         with open(os.path.join(root, row.path), "rb") as file:
@@ -346,10 +343,10 @@ def _read(root: Path, size: Size, singly: threading.Lock, row: Row) -> tuple[byt
                 raise Image.DecompressionBombError
             if max(image.size) > MAX_RATIO * min(image.size):
                 raise ValueError(f"one side more than {MAX_RATIO} times the other")
-            with singly if image.width * image.height > SINGLY else nullcontext():
-                image = _upright_rgb(image)
-                pixels = _fit(image, size).tobytes()
-            return pixels, row._replace(width=image.width, height=image.height)
+            large = image.width * image.height > SINGLY
+            made = singly.apply(_pixels, (image, size)) if large else _pixels(image, size)
+            pixels, width, height = made
+        return pixels, row._replace(width=width, height=height)
     except Exception as error:  # a hostile file can make Pillow raise nearly anything
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             row = row._replace(bytes=-1, mtime_ns=-1)  # the machine's fault: tried again next time
@@ -363,6 +360,14 @@ def _reason(error: Exception) -> str:
         return f"no image of a kind that is read ({', '.join(FORMATS)})"
     text = getattr(error, "strerror", None) or f"cannot be decoded: {error or type(error).__name__}"
     return " ".join(text.split())[:200]
+
+
+def _pixels(image: Image.Image, size: Size) -> tuple[bytes, int, int]:
+    """Its H * W * 3 bytes, and width and height as it is displayed."""
+    upright = _upright_rgb(image)
+    made = _fit(upright, size).tobytes(), upright.width, upright.height
+    image.close()  # frees the pixels here, not when the thread that opened it comes round to it
+    return made
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
