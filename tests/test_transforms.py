@@ -12,6 +12,7 @@ CLIP = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@pytest.mark.filterwarnings("error")  # torch warns of tensors on read-only memory
 @pytest.mark.parametrize("mean, std", [CLIP, IMAGENET])
 @pytest.mark.parametrize("kind", ["numpy", "torch", "memory map"])
 def test_normalise_equals_open_clip_bit_for_bit(mean, std, kind, tmp_path):
