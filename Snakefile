@@ -128,9 +128,10 @@ rule compare:
         notebook=COMPARE,
         key=lambda w: runs.key(COMPARE, w.plan, sorted(key_of(j) for j in with_data(w.plan))),
         arguments=lambda w: words({"plan": w.plan, "outputs": str(OUTPUTS)}),
-        report=f"{{base}}/{{plan}}/{COMPARE}/comparison.txt",
+        folder=f"{{base}}/{{plan}}/{COMPARE}",
     shell:
-        f"{PAPERMILL} && cat {{wildcards.base:q}}/{{wildcards.plan:q}}/{COMPARE}/comparison.txt"
+        f"{PAPERMILL} && cat {{params.folder:q}}/comparison.md"
+        " && echo tables and figures: {params.folder:q}"
 
 
 rule no_data:

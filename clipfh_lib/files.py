@@ -84,15 +84,15 @@ def write_json(path: Path, content: dict) -> Path:
 def write_csv(path: Path, table: pd.DataFrame) -> Path:
     """Write a table atomically; text cells that a spreadsheet would run get a leading apostrophe.
 
-    Numbers are left alone, negative ones too; floats have at most ten significant digits.
+    Numbers are left alone, negative ones too; floats have at most ten significant digits. A name
+    that is not UTF-8 is written with backslashes.
     """
     safe = table.copy()
     for column in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[column]):
             safe[column] = safe[column].map(defuse)
-    return write(
-        path, lambda t: safe.to_csv(t, index=False, float_format="%.10g", encoding="utf-8")
-    )
+    how = {"index": False, "float_format": "%.10g", "lineterminator": "\n"}
+    return write(path, lambda t: safe.to_csv(t, errors="backslashreplace", **how))
 
 
 def defuse(cell: object) -> object:

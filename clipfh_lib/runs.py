@@ -1,6 +1,7 @@
 """A run's folder: its name, what made it, what it holds, whether it is complete."""
 
 import ast
+import functools
 import importlib.metadata
 import json
 import logging
@@ -95,10 +96,17 @@ def code_digest(notebook: str) -> str:
     while queue:
         module = queue.pop()
         if module not in sources:
-            tree = ast.parse(_source(module).read_text(encoding="utf-8"))
-            sources[module] = ast.unparse(tree)
-            queue |= _imports(tree)
+            path = _source(module)
+            sources[module], imported = _read_module(path, path.stat().st_mtime_ns)
+            queue |= imported
     return files.digest(sources)
+
+
+@functools.lru_cache
+def _read_module(path: Path, _changed: int) -> tuple[str, frozenset[str]]:
+    """A module's code without comments, and what it imports; read once while it is unchanged."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return ast.unparse(tree), frozenset(_imports(tree))
 
 
 def _source(module: str) -> Path:
@@ -293,6 +301,10 @@ def _threads() -> int:
 
 def _peak_memory() -> float | None:
     """Megabytes that this process held at most."""
+    status = Path("/proc/self/status")  # ru_maxrss would begin at the parent's
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return round(int(lines["VmHWM"].split()[0]) / 1024, 1)
     try:
         import resource
     except ImportError:  # Windows

@@ -29,6 +29,11 @@ def test_csv_cells_that_a_spreadsheet_would_run_are_defused_and_numbers_left_alo
     assert table["text"].tolist() == texts, "the table itself is not changed"
 
 
+def test_a_name_that_is_not_utf8_can_be_written(tmp_path):
+    path = files.write_csv(tmp_path / "t.csv", pd.DataFrame({"path": ["a\udcff.jpg"]}))
+    assert path.read_text() == "path\na\\udcff.jpg\n"
+
+
 def test_digest_and_sha256_tell_contents_apart(tmp_path):
     assert files.digest({"a": 1, "b": 2}) == files.digest({"b": 2, "a": 1})
     assert files.digest({"a": 1}) != files.digest({"a": 2})

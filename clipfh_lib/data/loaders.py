@@ -57,13 +57,18 @@ class HandImages(Dataset):
         return Batch(torch.from_numpy(self.pixels[rows]), self.pids[rows], torch.tensor(rows))
 
 
-class Captioned(HandImages):
-    """Images with the words of this epoch: `texts` (N, L) token ids, one row an image."""
+class Captioned(Dataset):
+    """Images with words: `texts` (N, L) token ids, one row an image."""
 
-    texts: Tensor
+    def __init__(self, data: HandImages, texts: Tensor):
+        self.data, self.texts = data, texts
+
+    def __len__(self) -> int:
+        return len(self.data)
 
     def __getitem__(self, rows: Sequence[int]) -> Batch:
-        return super().__getitem__(rows)._replace(texts=self.texts[list(rows)])
+        rows = list(rows)
+        return self.data[rows]._replace(texts=self.texts[rows])
 
 
 class Shuffled(Sampler[list[int]]):
@@ -101,6 +106,6 @@ class InOrder(Sampler[list[int]]):
             yield list(range(start, min(start + self.batch_size, self.count)))
 
 
-def batches(dataset: HandImages, order: Sampler[list[int]]) -> DataLoader:
+def batches(dataset: HandImages | Captioned, order: Sampler[list[int]]) -> DataLoader:
     """A loader that takes whole batches; the pixels are a memory map, so no workers are needed."""
     return DataLoader(dataset, sampler=order, batch_size=None)

@@ -1,0 +1,136 @@
+"""Every notebook runs from parameters to manifest, each once, on a few drawn people."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+from clipfh_lib import files, runs
+
+DRAW = {"data.draw.people": 12, "data.draw.images": 4, "data.draw.size": 64, "data.trials": 2}
+SMALL = {**DRAW, "model.weights": "none", "evaluation.resamples": 200, "embed.batch": 16}
+FIT = {**DRAW, "fit.batch_size": 16, "fit.epochs": 1}
+
+
+def command(*words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(words, capture_output=True, text=True, env=environment)
+
+
+def executed(project, notebook: str, parameters: dict) -> list[dict]:
+    """Inject the parameters and run all cells under nbval; gives the code cells' sources."""
+    copy = project / "notebooks" / f"{notebook}_injected.ipynb"
+    python = [sys.executable, "-m"]
+    made = command(
+        *python, "papermill", f"notebooks/{notebook}.ipynb", str(copy), "--prepare-only",
+        "-y", yaml.safe_dump(parameters), "--no-progress-bar",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    answer = command(*python, "pytest", "-q", "--nbval-lax", "-p", "no:cacheprovider", str(copy))
+    assert answer.returncode == 0, answer.stdout[-4000:]
+    cells = json.loads(copy.read_text())["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def found(folder) -> dict:
+    made = runs.manifest(folder)
+    for name, sha in made["files"].items():
+        assert files.sha256(folder / name) == sha, name
+    return made
+
+
+def test_00_demo_clip_trains_evaluates_and_packs(project):
+    executed(project, "00_demo_clip", {"dataset": "demo_clip", "recipe": "demo", "overrides": FIT})
+    (folder,) = (project / "outputs/demo_clip/00_demo_clip").iterdir()
+    made = found(folder)
+    assert {"checkpoints/best.safetensors", "checkpoints/demo_clip.safetensors"} <= set(
+        made["files"]
+    )
+    history = pd.read_csv(folder / "history.csv")
+    assert len(history) == 1 and history["train/info_nce"].between(0.1, 10).all()
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert set(metrics["weights"]) == {"trained", "untrained"}
+
+
+def test_01_prepare_data_writes_the_tables_that_others_read(project):
+    executed(project, "01_prepare_data", {"dataset": "demo", "overrides": DRAW})
+    (folder,) = (project / "outputs/demo/01_prepare_data").iterdir()
+    made = found(folder)
+    tables = {"images.csv", "split.csv", "set_aside.csv", "traps.csv"}
+    figures = {
+        f"figures/{name}.{kind}" for name in ("sample", "split_sizes") for kind in ("pdf", "png")
+    }
+    assert tables | figures <= set(made["files"])
+    split = pd.read_csv(folder / "split.csv")
+    assert made["split_sha256"] == files.sha256(folder / "split.csv")
+    assert set(split["role"]) == {"train", "val", "query", "gallery"}
+    assert set(split["trial"].dropna()) == {0, 1}
+
+
+def test_02_zero_shot_and_20_compare_end_in_a_table_with_intervals(project):
+    cell = {"notebook": "02_zero_shot", "dataset": "demo", "backbone": "demo", "recipe": "default"}
+    plan = {"cells": [{**cell, "overrides": SMALL}]}
+    (project / "params/plans/tiny.yaml").write_text(yaml.safe_dump(plan))
+    executed(project, "02_zero_shot", {"overrides": SMALL})
+    (folder,) = (project / "outputs/demo/02_zero_shot").iterdir()
+    made = found(folder)
+    names = ("cmc", "det", "burst_gap", "naming", "ranked_lists")
+    assert {f"figures/{name}.{kind}" for name in names for kind in ("pdf", "png")} <= set(
+        made["files"]
+    )
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert set(metrics["weights"]) == {"untrained", "pixels"}, "nothing was pretrained here"
+    rank1 = metrics[(metrics["metric"] == "rank1") & metrics["subset"].isin(["all", "far"])]
+    assert {"same_aspect", "all_aspects"} == set(rank1["gallery"])
+    assert (rank1["low"] <= rank1["value"]).all() and (rank1["value"] <= rank1["high"]).all()
+    ranks = pd.read_csv(folder / "ranks.csv")
+    again = ranks[
+        (ranks["weights"] == "pixels")
+        & (ranks["gallery"] == "all_aspects")
+        & (ranks["test_aspect"] == "palmar_l")
+    ]
+    mine = (again["rank"] == 1).groupby(again["trial"]).mean().mean()
+    row = metrics[
+        (metrics["weights"] == "pixels")
+        & (metrics["gallery"] == "all_aspects")
+        & (metrics["test_aspect"] == "palmar_l")
+        & (metrics["subset"] == "all")
+        & (metrics["metric"] == "rank1")
+    ]
+    assert row["value"].item() == pytest.approx(mine)
+
+    executed(project, "20_compare", {"plan": "tiny"})
+    folder = project / "outputs/tiny/20_compare"
+    made = found(folder)
+    assert {"comparison.csv", "comparison.md", "comparison.tex", "published.csv"} <= set(
+        made["files"]
+    )
+    table = pd.read_csv(folder / "comparison.csv")
+    assert (table["remark"] == "demo figures").all()
+    assert table["rank1_low"].notna().all()
+
+
+@pytest.mark.parametrize(
+    "parameters, said",
+    [
+        ({"datset": "demo"}, "unknown parameter datset; nearest: dataset"),
+        ({"dataset": "dmo"}, "no params/datasets/dmo.yaml; nearest: demo"),
+        ({"overrides": {"data.trails": 1}}, "unknown key data.trails"),
+        ({"dataset": "11k_dorsal_r"}, "HandInfo.csv"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_leaves_no_manifest(project, parameters, said):
+    answer = command(
+        sys.executable, "-m", "papermill", "notebooks/01_prepare_data.ipynb", "out.ipynb",
+        "-y", yaml.safe_dump(parameters), "-k", "python3", "--no-progress-bar",
+    )  # fmt: skip
+    assert answer.returncode != 0
+    shown = answer.stderr[answer.stderr.index("Exception encountered") :]
+    lines = [line for line in shown.splitlines() if line.strip("- ")]
+    assert len(lines) == 2, shown  # the cell, and what was wrong
+    assert said in lines[1]
+    assert not list(project.rglob("manifest.json"))
