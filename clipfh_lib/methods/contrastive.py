@@ -52,7 +52,7 @@ class Contrastive(L.LightningModule):
         loss = losses.info_nce(images, texts, scale)
         with torch.no_grad():
             chosen = (normalize(images, dim=1) @ normalize(texts, dim=1).T).argmax(dim=1)
-            right = chosen.cpu() == torch.arange(len(chosen))
+            right = chosen == torch.arange(len(chosen), device=chosen.device)
         size = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
         self.log("train/info_nce", loss, prog_bar=True, **size)
         self.log("train/accuracy", right.float().mean(), **size)
@@ -71,11 +71,11 @@ def loader(
 ) -> Callable[[int], DataLoader]:
     """Epoch -> loader of shuffled images, with captions drawn for that epoch from (seed, epoch)."""
     size = Size(preprocess.height, preprocess.width, p.data.resize, preprocess.interpolation)
-    data = loaders.Captioned(table, root, size, p.loader.workers)
+    data = loaders.HandImages(table, root, size, p.loader.workers)
 
     def make(epoch: int) -> DataLoader:
-        data.texts = prompts.tokens(captions.varied(data.table, p.seed, epoch))
+        texts = prompts.tokens(captions.varied(data.table, p.seed, epoch))
         order = loaders.Shuffled(len(data), p.fit.batch_size, p.seed, epoch)
-        return loaders.batches(data, order)
+        return loaders.batches(loaders.Captioned(data, texts), order)
 
     return make

@@ -1,15 +1,21 @@
 """One Lightning fit: optimiser groups, schedule, history, resume after a kill, weights kept."""
 
+import logging
 import math
 import random
+import signal
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -67,42 +73,39 @@ class EpochData(L.LightningDataModule):
 
 
 class _Journal(L.Callback):
-    """Reseeds each step, and at each epoch's end writes history.csv, a log line and last.ckpt."""
+    """Reseeds each step; writes history.csv, a log line and last.ckpt at each epoch's end."""
 
-    def __init__(self, run: Run, key: str, seed: int):
-        self.run, self.key, self.seed = run, key, seed
+    def __init__(self, run: Run, key: str):
+        self.run, self.key = run, key
+        self.last = run.folder / "checkpoints" / "last.ckpt"
         self.rows: list[dict[str, float]] = []
+        self.rate = 0.0  # of the last step
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        step = self.seed * 1_000_003 + trainer.global_step * 7919
+        # Lightning keeps no state of random generators: dropout and the like would go on otherwise
+        # after a resume.
+        step = self.run.params.seed * 1_000_003 + trainer.global_step * 7919
         torch.manual_seed(step)
         np.random.seed(step % 2**32)
         random.seed(step)
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: object) -> None:
-        row = {"epoch": trainer.current_epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
-        logged = trainer.callback_metrics.items()
-        row |= {name: float(value) for name, value in logged if not name.endswith("_step")}
+        row = {"epoch": trainer.current_epoch, "lr": self.rate}
+        logged = trainer.callback_metrics
+        twice = {f"{name}_{part}" for name in logged for part in ("step", "epoch")}  # if both are
+        row |= {name: float(value) for name, value in logged.items() if name not in twice}
         self.rows.append(row)
         self.run.save_table("history", pd.DataFrame(self.rows))
         said = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         self.run.logger.info("epoch %d of %d: %s", row["epoch"] + 1, trainer.max_epochs, said)
+        files.write(self.last, trainer.save_checkpoint)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: object, checkpoint: dict) -> None:
         checkpoint["clipfh"] = {"key": self.key, "history": self.rows}
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: object, checkpoint: dict) -> None:
         self.rows = checkpoint["clipfh"]["history"]
-
-
-class _KeepLast(L.Callback):
-    """Writes checkpoints/last.ckpt at each epoch's end, whole or not at all."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: object) -> None:
-        files.write(self.path, lambda temporary: trainer.save_checkpoint(temporary))
 
 
 def fit(
@@ -116,8 +119,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train, or take up a fit that was cut short, or take the weights of one that was finished.
 
-    `method.encoder` holds the weights of the last epoch afterwards; they stand in
-    checkpoints/best.safetensors, with the key.
+    `method.encoder` holds the weights of the last epoch afterwards, in eval mode on the CPU; they
+    stand in checkpoints/best.safetensors, with the key.
 
     Args:
         method: trained in place; draws nothing at random outside its steps.
@@ -127,41 +130,80 @@ def fit(
         epochs: of the whole fit, also when it is resumed.
 
     Returns:
-        History, one row an epoch.
+        History, one row an epoch: `epoch` from 0, `lr` of its last step, and the mean over the
+        epoch of all that the method logs.
     """
-    last = run.folder / "checkpoints" / "last.ckpt"
-    best = run.folder / "checkpoints" / "best.safetensors"
-    if best.is_file() and backbones.read_metadata(best).get("key") == key:
-        target = method.encoder
-        target.load_state_dict(backbones.read_state(best))
+    best, history = run.folder / "checkpoints" / "best.safetensors", run.folder / "history.csv"
+    if history.is_file() and backbones.restore(method.encoder, best, key):
         run.logger.info("weights of these parameters and this code are there; nothing is trained")
-        return pd.read_csv(run.folder / "history.csv")
-    resumed = _key(last) == key
-    if resumed:
-        run.logger.info("taking up the fit at checkpoints/last.ckpt")
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator=DEVICE[device],
-        devices=1,
-        precision=PRECISION[precision],
-        deterministic=True,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
-        callbacks=[_Journal(run, key, run.params.seed), _KeepLast(last)],
-    )
+    else:
+        _train(method, train, run, key, epochs, precision, device)
+        backbones.save(method.encoder, best, key)
+    method.eval()
+    return pd.read_csv(history)
+
+
+def _train(
+    method: L.LightningModule,
+    train: Callable[[int], DataLoader],
+    run: Run,
+    key: str,
+    epochs: int,
+    precision: str,
+    device: str,
+) -> None:
+    journal = _Journal(run, key)
+    resumed = _can_resume(journal.last, run, key)
+    interrupt = signal.getsignal(signal.SIGINT)
+    with _quiet():
+        trainer = L.Trainer(
+            max_epochs=epochs,
+            accelerator=DEVICE[device],
+            devices=1,
+            precision=PRECISION[precision],
+            deterministic=True,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            reload_dataloaders_every_n_epochs=1,
+            plugins=[LightningEnvironment()],  # a fit is one process, also within a Slurm job
+            callbacks=[journal, TQDMProgressBar()],
+        )
+        method.train()  # Lightning leaves modules in the mode that they are in
+        try:
+            trainer.fit(method, EpochData(train), ckpt_path=str(journal.last) if resumed else None)
+        except SystemExit:  # Lightning's answer to Ctrl-C, which also makes a notebook deaf to it
+            signal.signal(signal.SIGINT, interrupt)
+            raise KeyboardInterrupt("the next fit of these parameters goes on from here") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's lines on devices, tips and workers; warnings of ours are kept."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(method, EpochData(train), ckpt_path=str(last) if resumed else None)
-    backbones.save(method.encoder, best, {"key": key})
-    return pd.read_csv(run.folder / "history.csv")
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
 
 
-def _key(checkpoint: Path) -> str | None:
+def _can_resume(checkpoint: Path, run: Run, key: str) -> bool:
+    """Whether a checkpoint of this very fit is there; a damaged one is told of."""
     if not checkpoint.is_file():
-        return None
+        return False
     try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)["clipfh"]["key"]
-    except Exception:  # damaged, or of another version: the fit starts anew
-        return None
+        with zipfile.ZipFile(checkpoint) as archive:  # torch does not look at its check sums
+            if broken := archive.testzip():
+                raise ValueError(f"{broken} is not what was written")
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)["clipfh"]["key"]
+    except Exception as error:  # a damaged file can make a reader raise nearly anything
+        reason = next(iter(str(error).splitlines()), repr(error))
+        run.logger.warning("checkpoints/last.ckpt is damaged, the fit starts anew (%s)", reason)
+        return False
+    if found == key:
+        run.logger.info("taking up the fit at checkpoints/last.ckpt")
+    return found == key

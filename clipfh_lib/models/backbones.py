@@ -17,7 +17,7 @@ import timm.data
 import timm.layers
 import torch
 import torchvision
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -268,30 +268,37 @@ def _from_torchvision(
 
 def sha256(encoder: nn.Module) -> str:
     """Hex SHA-256 of all tensors of a network, by name: what its embeddings depend on."""
+    return _sha256(encoder.state_dict())
+
+
+def _sha256(state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def save(encoder: nn.Module, path: Path, metadata: dict[str, str]) -> Path:
-    """Write an encoder's weights as safetensors, atomically."""
+def save(encoder: nn.Module, path: Path, key: str) -> Path:
+    """Write an encoder's weights as safetensors, atomically, with the key of what made them."""
     tensors = _network(encoder).state_dict().items()
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
+    metadata = {"key": key, "sha256": _sha256(state)}
     return files.write(path, lambda temporary: save_file(state, temporary, metadata))
 
 
-def restore(encoder: nn.Module, path: Path) -> None:
-    """Read what `save` wrote of this very network back into it."""
-    _network(encoder).load_state_dict(read_state(path))
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """What was written beside the tensors."""
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
+def restore(encoder: nn.Module, path: Path, key: str) -> bool:
+    """Read back what `save` wrote under this key; whether that was there, and whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path) if metadata.get("key") == key else {}
+    except (OSError, SafetensorError):
+        return False
+    if not state or _sha256(state) != metadata.get("sha256"):
+        return False
+    _network(encoder).load_state_dict(state)
+    return True
 
 
 def pack(encoder: nn.Module, used: Tensor, path: Path) -> Path:
