@@ -12,6 +12,7 @@ import yaml
 
 from clipfh_lib import runs
 
+pytestmark = pytest.mark.notebooks
 REPOSITORY = Path(__file__).resolve().parents[1]
 DRAW = {"data.draw.people": 12, "data.draw.images": 4, "data.draw.size": 64, "data.trials": 2}
 

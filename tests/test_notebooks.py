@@ -12,6 +12,7 @@ import yaml
 from clipfh_lib import files, runs
 
 DRAW = {"data.draw.people": 12, "data.draw.images": 4, "data.draw.size": 64, "data.trials": 2}
+pytestmark = pytest.mark.notebooks
 SMALL = {**DRAW, "model.weights": "none", "evaluation.resamples": 200, "embed.batch": 16}
 FIT = {**DRAW, "fit.batch_size": 16, "fit.epochs": 1}
 
