@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,12 @@ from tqdm.auto import tqdm
 from clipfh_lib import files
 from clipfh_lib.data import images, loaders, splits, transforms
 from clipfh_lib.data.images import Size
+from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones
 from clipfh_lib.models.backbones import Preprocess
-from clipfh_lib.params import Common, EmbedParams
+from clipfh_lib.params import EmbedParams, ZeroShotParams
 
+CPU_BATCH = 8  # on a CPU more at a time is no faster, MobileNetV2 even half as fast
 PRECISION = {"16": torch.float16, "bf16": torch.bfloat16}
 log = logging.getLogger(__name__)
 
@@ -33,10 +36,17 @@ class Embeddings(NamedTuple):
 
 
 def device(name: str) -> torch.device:
-    """`auto` is CUDA, else Apple's MPS, else the CPU."""
+    """`auto` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cpu"] = True
     if name == "auto":
-        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-        name = "cuda" if cuda else "mps" if mps else "cpu"
+        name = next(kind for kind in there if there[kind])
+    if not there[name]:
+        raise InputError(f"device: there is no {name} here; choose auto or cpu")
     return torch.device(name)
 
 
@@ -53,10 +63,11 @@ def extract(
     """One embedding per row of the table; what was encoded before comes from the cache.
 
     Kept by weights, preprocessing, flip, precision and kind of device, and in there by image (path,
-    size in bytes and time of its file), so that data sets which share images share the work.
+    size in bytes and time of its file), so that data sets which share images share the work. An
+    embedding depends on nothing else: not on what was in the cache, nor on the other images.
 
     Args:
-        encoder: has `encode_image`, (B, 3, H, W) -> (B, D).
+        encoder: has `encode_image`, (B, 3, H, W) -> (B, D); it is left on the CPU in eval mode.
         table: columns `path` and `pid`; any others are kept.
         root: folder the paths start from.
         resize: `clip`, `squash` or `letterbox`, see images.Size.
@@ -65,12 +76,18 @@ def extract(
 
     Returns:
         Embeddings, not normalised, in the order of the table.
+
+    Raises:
+        InputError: there are no images, one cannot be read, or the device is not there.
     """
+    if table.empty:
+        raise InputError("there are no images to embed")
+    root = files.resolve(root).resolve()
     table = table.reset_index(drop=True)
     size = Size(preprocess.height, preprocess.width, resize, preprocess.interpolation)
     target = device(where)
     made_by = [backbones.sha256(encoder), preprocess, resize, embed.flip, embed.precision]
-    made_by += [target.type, torch.__version__]
+    made_by += [target.type, torch.__version__, images.ALGORITHM]
     path = files.cache() / "embeddings" / f"{files.digest(made_by)[:24]}.safetensors"
     keys = [_identity(root, name) for name in table["path"]]
     known = _read(path)
@@ -80,9 +97,9 @@ def extract(
         data = loaders.HandImages(table.iloc[new], root, size, workers)
         found = _encode(encoder.to(target).eval(), preprocess, data, embed, target)
         encoder.cpu()
+        known |= {keys[row]: vector for row, vector in zip(new, found, strict=True)}
         with files.lock(path):
-            known = _read(path) | {keys[row]: found[i] for i, row in enumerate(new)}
-            _write(path, known)
+            _write(path, _read(path) | known)  # another process may have added to it meanwhile
     return Embeddings(np.stack([known[key] for key in keys]), table)
 
 
@@ -94,25 +111,22 @@ def _encode(
     embed: EmbedParams,
     target: torch.device,
 ) -> np.ndarray:
-    """(N, D) float32 of a data set; the last batch is filled up, so that all have one shape.
+    """(N, D) float32 of a data set, so many at a time; the last batch is filled up.
 
-    A matrix product may round otherwise when its shape differs: so an embedding does not depend on
-    how many images were encoded with it.
+    A matrix product may round otherwise when its shape differs, so all batches have one shape.
     """
-    found = []
-    order = loaders.InOrder(len(data), embed.batch)
-    for batch in tqdm(loaders.batches(data, order), desc="embeddings", unit="batch"):
-        count = len(batch.pixels)
-        pixels = torch.cat(
-            [batch.pixels, batch.pixels[-1:].expand(embed.batch - count, -1, -1, -1)]
-        )
-        pixels = transforms.normalise(pixels, preprocess.mean, preprocess.std, target)
-        precision = PRECISION.get(embed.precision)
-        with torch.autocast(target.type, precision, enabled=precision is not None):
-            vectors = encoder.encode_image(pixels).float()
-            if embed.flip == "add":
-                vectors = unit(vectors) + unit(encoder.encode_image(pixels.flip(3)).float())
-        found.append(vectors[:count].float().cpu().numpy())
+    count = min(embed.batch, CPU_BATCH) if target.type == "cpu" else embed.batch
+    precision, found = PRECISION.get(embed.precision), []
+    with tqdm(total=len(data), desc="embeddings", unit="image") as bar:
+        for batch in loaders.batches(data, loaders.InOrder(len(data), count)):
+            full = batch.pixels[torch.arange(count).clamp(max=len(batch.pixels) - 1)]
+            pixels = transforms.normalise(full, preprocess.mean, preprocess.std, target)
+            with torch.autocast(target.type, precision, enabled=precision is not None):
+                vectors = encoder.encode_image(pixels).float()
+                if embed.flip == "add":
+                    vectors = unit(vectors) + unit(encoder.encode_image(pixels.flip(3)).float())
+            found.append(vectors[: len(batch.pixels)].cpu().numpy())
+            bar.update(len(batch.pixels))
     return np.concatenate(found)
 
 
@@ -122,7 +136,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def of(
-    encoder: nn.Module, preprocess: Preprocess, table: pd.DataFrame, root: Path, p: Common
+    encoder: nn.Module, preprocess: Preprocess, table: pd.DataFrame, root: Path, p: ZeroShotParams
 ) -> Embeddings:
     """`extract`, as the parameters of a run have it."""
     return extract(
@@ -137,8 +151,13 @@ class Weighted(NamedTuple):
     embeddings: Embeddings
 
 
+def first_weights(p: ZeroShotParams) -> str:
+    """The column `weights` of a run that trains nothing."""
+    return "untrained" if p.model.weights == "none" else "pretrained"
+
+
 def with_floors(
-    encoder: nn.Module, preprocess: Preprocess, data: splits.Prepared, p: Common
+    encoder: nn.Module, preprocess: Preprocess, data: splits.Prepared, p: ZeroShotParams
 ) -> list[Weighted]:
     """Embeddings of the test and val images: the encoder's, then the two floors beneath it.
 
@@ -146,24 +165,30 @@ def with_floors(
     itself), `pixels` no network: RGB shrunk to 16 x 16.
     """
     table = pd.concat([data.test, data.val], ignore_index=True)
-    rows = [Weighted("pretrained", of(encoder, preprocess, table, data.root, p))]
-    if p.model.weights == "none":
-        rows = [rows[0]._replace(weights="untrained")]
-    else:
+    rows = [Weighted(first_weights(p), of(encoder, preprocess, table, data.root, p))]
+    if p.model.weights != "none":
         floor, _ = backbones.load(p.model.model_copy(update={"weights": "none"}), p.seed)
         rows.append(Weighted("untrained", of(floor, preprocess, table, data.root, p)))
     seen = images.survey(data.root, list(table["path"]), p.loader.workers)
     return [*rows, Weighted("pixels", Embeddings(images.pixels16(seen), table))]
 
 
-def folder(root: Path, extensions: list[str]) -> pd.DataFrame:
-    """A table of all images below a folder, without any labels (`pid` is -1)."""
-    endings = {f".{e.lower().lstrip('.')}" for e in extensions}
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in endings and p.is_file())
-    paths = [p.relative_to(root).as_posix() for p in found]
-    return pd.DataFrame(
-        {"image_id": [str(Path(p).with_suffix("")) for p in paths], "path": paths, "pid": -1}
-    )
+def folder(root: Path, extensions: Sequence[str]) -> pd.DataFrame:
+    """A table of all images below a folder, without any labels (`pid` is -1); hidden ones are not.
+
+    Raises:
+        InputError: there is no image.
+    """
+    endings = {f".{extension.lower().lstrip('.')}" for extension in extensions}
+    found = sorted(path.relative_to(root) for path in Path(root).rglob("*") if path.is_file())
+    paths = [
+        path.as_posix()
+        for path in found
+        if path.suffix.lower() in endings and not any(part.startswith(".") for part in path.parts)
+    ]
+    if not paths:
+        raise InputError(f"no image ({', '.join(sorted(endings))}) in {root}")
+    return pd.DataFrame({"image_id": paths, "path": paths, "pid": -1})
 
 
 def save(found: Embeddings, folder: Path) -> None:
@@ -175,7 +200,11 @@ def save(found: Embeddings, folder: Path) -> None:
 
 
 def _identity(root: Path, name: str) -> str:
-    stat = (root / name).stat()
+    """What an image is known by; one that is not there is new, so that reading it says so."""
+    try:
+        stat = (root / name).stat()
+    except (OSError, ValueError):
+        return f"{root}|{name}"
     return f"{root}|{name}|{stat.st_size}|{stat.st_mtime_ns}"
 
 

@@ -59,16 +59,18 @@ def name(
 ) -> Named:
     """Name aspect, side and accessories of all photographs of the test people.
 
-    Photographs with accessories, which the protocol leaves out, are named too.
+    Photographs with accessories, which the protocol leaves out, are named too. `embed.flip` does
+    not count here: the mirror image of a right hand is a left one.
 
     Raises:
         InputError: a template that cannot be used.
     """
     table = data.images[data.images["pid"].isin(data.test["pid"])]
-    if not hasattr(encoder, "encode_text") or "aspect" not in table or "accessories" not in table:
+    if not prompts.reads_text(encoder) or not {"aspect", "accessories"} <= set(table):
         empty = pd.DataFrame(0, index=[], columns=labels())
         return Named(empty, *trials.LongTables().frames())
-    images = embeddings.of(encoder, preprocess, table.reset_index(drop=True), data.root, p)
+    unflipped = p.model_copy(update={"embed": p.embed.model_copy(update={"flip": "none"})})
+    images = embeddings.of(encoder, preprocess, table, data.root, unflipped)
     nearest = (images.array @ classifier(encoder, p.naming.templates).T).argmax(axis=1)
     kinds = captions.kinds()
     shown = [
@@ -81,11 +83,13 @@ def name(
     confusion = pd.crosstab(names[shown], names[nearest]).reindex(
         index=labels(), columns=labels(), fill_value=0
     )
-    return Named(confusion, *_rates(np.array(shown), nearest, images.table["pid"].to_numpy()))
+    pids, weights = images.table["pid"].to_numpy(), embeddings.first_weights(p)
+    rates = _rates(np.array(shown), nearest, pids, weights, p.evaluation.resamples)
+    return Named(confusion, *rates)
 
 
 def _rates(
-    shown: np.ndarray, named: np.ndarray, pids: np.ndarray
+    shown: np.ndarray, named: np.ndarray, pids: np.ndarray, weights: str, resamples: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Shares of right names with intervals over people; a kind's number is aspect, side, worn."""
     right = np.stack(
@@ -100,13 +104,13 @@ def _rates(
     people, which = np.unique(pids, return_inverse=True)
     sums, counts = intervals.person_sums(right, which, np.zeros_like(which), (len(people), 1))
     long = trials.LongTables()
-    group = {"test_aspect": "all", "weights": "pretrained", "gallery": "prompts"}
+    group = {"test_aspect": "all", "weights": weights, "gallery": "prompts"}
     long.add(
         {**group, "subset": "all", "direction": "image_text"},
         np.array([0]),
         ("named", "named_aspect", "named_side", "named_accessories"),
         intervals.trial_means(sums, counts),
-        intervals.interval(sums, counts),
+        intervals.interval(sums, counts, resamples),
         counts,
     )
     return long.frames()
