@@ -216,7 +216,7 @@ class Run:
             "files": {
                 path.relative_to(self.folder).as_posix(): files.sha256(path)
                 for path in sorted(self.folder.rglob("*"))
-                if path.is_file() and path.name not in ("notebook.ipynb", "manifest.json")
+                if path.is_file() and not path.name.startswith(("notebook.ipynb", "manifest.json"))
             },
         }
         files.write_json(self.folder / "manifest.json", content)

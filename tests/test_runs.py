@@ -54,6 +54,7 @@ def test_a_finished_run_says_what_made_it_and_hashes_every_file(tmp_path, p):
     run.save_table("history", pd.DataFrame({"epoch": [0]}))
     run.record(split_sha256="abc", device="cpu")
     (run.folder / "notebook.ipynb").write_text("{}")
+    (run.folder / "notebook.ipynb.txt").write_text("what papermill prints, still growing")
     run.finish()
     made = runs.manifest(run.folder)
     assert set(made["files"]) == {
@@ -126,8 +127,7 @@ def test_results_get_the_run_s_name_and_the_columns_in_their_order(tmp_path, p):
     lines = (run.folder / "metrics.csv").read_text().splitlines()
     assert lines[0] == f"{header},sd,low,high,queries,people"
     assert (
-        lines[1]
-        == "demo,all,zero_shot,demo,default,0,pixels,default,all,image_image,rank1,"
+        lines[1] == "demo,all,zero_shot,demo,default,0,pixels,default,all,image_image,rank1,"
         "0.5,0.1,0.4,0.6,4,2"
     )
     assert (run.folder / "trials.csv").read_text().startswith(f"{header},trial,queries,people\n")
