@@ -480,3 +480,9 @@ def test_a_damaged_prepared_json_is_made_again(photographs, tmp_path):
         (found.folder / "prepared.json").write_text(text)
         assert prepare(photographs, tmp_path / "out").sha256 == found.sha256
         assert "split.csv" in Path(found.folder / "prepared.json").read_text()
+
+
+def test_a_limited_run_by_the_published_cut_still_has_people_on_both_sides():
+    pids = list(range(1000, 1100))  # the published cut of dorsal right lies at 1050
+    assert {pid <= 1050 for pid in catalogues._spread(pd.Series(pids), 20)} == {True, False}
+    assert catalogues._spread(pd.Series([3, 3, 7]), 5).tolist() == [3, 7]

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from clipfh_lib import files
@@ -205,16 +206,26 @@ def _include(images: pd.DataFrame, folder: Path, data: DataParams) -> pd.DataFra
 
 
 def _limit(images: pd.DataFrame, data: DataParams) -> pd.DataFrame:
-    """The first people by pid, and of each person and aspect the first images by image_id.
+    """People spread evenly over the pids, and of each person and aspect the first images.
+
+    The published cut is by pid, so that the first people alone would all train.
 
     Images without accessories come first, since only these take part; the people whom nobody
     searches for are counted apart from the others.
     """
     kind = images["distractor"] if "distractor" in images else pd.Series(False, images.index)
     if data.limit.people:
-        people = images["pid"].groupby(kind).transform(lambda pid: pid.rank(method="dense"))
-        images = images[people <= data.limit.people]
+        kept = [_spread(pids, data.limit.people) for _, pids in images["pid"].groupby(kind)]
+        images = images[images["pid"].isin(np.concatenate(kept))]
     if data.limit.images:
         order = [column for column in ("accessories", "image_id") if column in images]
         images = images.sort_values(order).groupby(["pid", "aspect"]).head(data.limit.images)
     return images.sort_values("image_id", ignore_index=True)
+
+
+def _spread(pids: pd.Series, number: int) -> np.ndarray:
+    """So many of the people, from the first to the last in even steps."""
+    people = np.unique(pids)
+    return people[
+        np.unique(np.linspace(0, len(people) - 1, min(number, len(people))).round().astype(int))
+    ]
