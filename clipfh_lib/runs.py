@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import pandas as pd
@@ -71,6 +72,18 @@ def key(notebook: str, p: Common | str, data: str | list[str]) -> str:
     return files.digest(content)
 
 
+def fit_key(p: Common, split_sha256: str, *modules: ModuleType) -> str:
+    """SHA-256 of what decides trained weights: figures and evaluation do not count.
+
+    Args:
+        modules: those that the training goes through; with them count all that they import.
+    """
+    names = {module.__name__ for module in modules}
+    content = {"fit": p.fit.model_dump(), "model": p.model.model_dump(), "seed": p.seed}
+    content |= {"resize": p.data.resize, "start": _weights_digest(p), "split": split_sha256}
+    return files.digest({**content, "code": _closure(names)})
+
+
 def _weights_digest(p: Common) -> str:
     """Of local weights their hash, of a run folder its manifest's, of a tag the tag itself."""
     weights = p.model.weights if hasattr(p, "model") else "none"
@@ -83,7 +96,7 @@ def _weights_digest(p: Common) -> str:
 def code_digest(notebook: str) -> str:
     """SHA-256 of a notebook's code and of every module of ours that it imports, near or far.
 
-    Comments and layout do not count.
+    Comments, docstrings of modules and layout do not count.
     """
     path = files.project() / "notebooks" / f"{notebook}.ipynb"
     if not path.is_file():
@@ -91,21 +104,31 @@ def code_digest(notebook: str) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
     own = "\n".join(line for line in lines.splitlines() if not line.startswith(("%", "!")))
-    sources = {notebook: ast.unparse(ast.parse(own))}
-    queue = _imports(ast.parse(own))
+    return files.digest([ast.unparse(ast.parse(own)), _closure(_imports(ast.parse(own)))])
+
+
+def _closure(modules: set[str]) -> dict[str, str]:
+    """The code of modules and of all that they import, near or far."""
+    sources, queue = {}, set(modules)
     while queue:
         module = queue.pop()
         if module not in sources:
             path = _source(module)
             sources[module], imported = _read_module(path, path.stat().st_mtime_ns)
             queue |= imported
-    return files.digest(sources)
+    return sources
 
 
 @functools.lru_cache
 def _read_module(path: Path, _changed: int) -> tuple[str, frozenset[str]]:
-    """A module's code without comments, and what it imports; read once while it is unchanged."""
+    """A module's code without comments and docstrings, and what it imports; kept by file time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = body[1:] or [ast.Pass()]
     return ast.unparse(tree), frozenset(_imports(tree))
 
 
@@ -220,7 +243,7 @@ class Run:
             },
         }
         files.write_json(self.folder / "manifest.json", content)
-        self._lock.release()
+        self._lock.release(force=True)  # also when the cell that starts the run was run twice
         shown = {n: content.get(n) for n in ("commit", "clean", "seconds", "peak_memory_mb")}
         shown |= {"split": str(content.get("split_sha256"))[:12], "files": len(content["files"])}
         shown["folder"] = _relative(self.folder)
@@ -241,6 +264,8 @@ def start(notebook: str, p: Common | str, outputs: str | Path) -> Run:
     except Timeout:
         raise InputError(f"{_relative(path)} is being written by another process") from None
     (path / "manifest.json").unlink(missing_ok=True)
+    for left in [*path.glob("figures/*"), *path.rglob(".writing-*")]:  # of another code, of a kill
+        left.unlink()
     content = {"plan": p} if isinstance(p, str) else p.model_dump()
     files.write_text(path / "params.yaml", yaml.safe_dump(content, sort_keys=False))
     run = Run(notebook, p, path, lock)

@@ -87,6 +87,22 @@ def test_a_run_that_starts_again_is_not_complete_until_it_ends(tmp_path, p):
         runs.manifest(folder)
 
 
+def test_a_start_that_was_run_twice_lets_go_at_the_end(tmp_path, p):
+    runs.start("02_zero_shot", p, tmp_path)
+    run = runs.start("02_zero_shot", p, tmp_path)
+    (run.folder / "figures").mkdir()
+    (run.folder / "figures" / "of_older_code.png").write_text("x")
+    run = runs.start("02_zero_shot", p, tmp_path)
+    run.finish()
+    assert "figures/of_older_code.png" not in runs.manifest(run.folder)["files"]
+    code = (
+        "from clipfh_lib import params, runs\n"
+        f"runs.start('02_zero_shot', params.load(**{ZERO!r}), {str(tmp_path)!r})"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+
+
 def test_another_process_may_not_write_the_same_folder(tmp_path, p):
     run = runs.start("02_zero_shot", p, tmp_path)
     code = (
@@ -233,6 +249,8 @@ cells:
         ("{notebook: 02_zero_shoot, dataset: demo}", "nearest: 02_zero_shot"),
         ("{notebook: 01_prepare_data, dataset: dmeo}", "nearest: demo"),
         ("{notebook: 01_prepare_data, datset: demo}", "cells"),
+        ("{notebook: 01_prepare_data, dataset: demo, backbone: demo}", "takes no backbone"),
+        ("{notebook: 02_zero_shot, dataset: demo, backbone: demo}", "needs a recipe"),
         ("{notebook: 02_zero_shot, dataset: demo, backbone: demo, recipe: default,"
          " needs: [01_prepare_data]}",
          "needs 01_prepare_data"),
@@ -248,3 +266,26 @@ def test_every_plan_of_ours_can_be_read_and_the_demo_plan_is_small():
     for name in params.names("plans"):
         assert plans.jobs(name, "outputs")
     assert len(plans.jobs("demo", "outputs")) + 1 <= 8
+
+
+def test_trained_weights_are_keyed_by_the_fit_and_not_by_figures(monkeypatch):
+    from clipfh_lib.methods import contrastive
+
+    axes = ("demo_clip", "demo_clip", "demo_untrained", "demo")
+
+    def key(split="s", **overrides):
+        return runs.fit_key(params.load(*axes, overrides=overrides), split, contrastive)
+
+    assert key() == key(**{"loader.workers": 2}) == key(**{"embed.batch": 2})
+    assert len({key(), key("t"), key(**{"fit.epochs": 9}), key(**{"data.resize": "squash"})}) == 4
+    before, real = key(), runs._read_module
+
+    def changed(path, time):
+        code, imported = real(path, time)
+        return code + ("changed" if path.name == where else ""), imported
+
+    monkeypatch.setattr(runs, "_read_module", changed)
+    where = "figures.py"
+    assert key() == before
+    where = "losses.py"
+    assert key() != before
