@@ -175,6 +175,19 @@ def load(
     seed: int = 0,
     overrides: dict | str | None = None,
 ) -> Common:
+    """What a notebook calls: `read`, and no mistyped parameter of papermill's is let through."""
+    check_injected(_arguments(METHODS[method]))
+    return read(method, dataset, backbone, recipe, seed, overrides)
+
+
+def read(
+    method: str,
+    dataset: str,
+    backbone: str | None = None,
+    recipe: str | None = None,
+    seed: int = 0,
+    overrides: dict | str | None = None,
+) -> Common:
     """Read a run's YAML files and overrides into the method's frozen parameters.
 
     Later wins: data set, backbone, recipe, overrides. `data` stands in data-set files alone, so
@@ -188,7 +201,6 @@ def load(
     Raises:
         InputError: one line with the unknown name, key or value and the nearest valid one.
     """
-    check_injected(_arguments(METHODS[method]))
     overrides = flat(overrides)
     parts = [file_of("datasets", dataset)]
     if backbone is not None:

@@ -85,7 +85,12 @@ def job(cell: Cell, outputs: str | Path) -> Job:
     if cell.notebook not in NOTEBOOKS:
         known = params.nearest(cell.notebook, list(NOTEBOOKS))
         raise InputError(f"no notebook {cell.notebook} in a plan; nearest: {known}")
-    read = params.load(
+    takes = set(AXES) & set(params.METHODS[NOTEBOOKS[cell.notebook]].model_fields)
+    for axis in ("backbone", "recipe"):
+        if (getattr(cell, axis) is None) == (axis in takes):
+            word = "needs a" if axis in takes else "takes no"
+            raise InputError(f"{cell.notebook} {word} {axis}")
+    read = params.read(
         NOTEBOOKS[cell.notebook],
         cell.dataset,
         cell.backbone,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipfh_lib import files, params
+from clipfh_lib import files, params, plans
 from clipfh_lib.files import InputError
 
 ZERO = {"method": "zero_shot", "dataset": "demo", "backbone": "demo", "recipe": "default"}
@@ -134,6 +134,11 @@ def test_a_mistyped_papermill_parameter_is_refused(monkeypatch):
     with pytest.raises(InputError, match="unknown parameter backbone"):
         shell.user_ns["In"][2] = "# Parameters\nbackbone = 'demo'\n"
         params.load("prepare_data", "demo")
+    shell.user_ns["In"][2] = "# Parameters\nplan = 'demo'\noutputs = 'o'\n"
+    assert plans.jobs("demo", "o"), "what a plan reads is not the notebook's own parameters"
+    shell.user_ns["In"][2] = "# Parameters\nplna = 'demo'\n"
+    with pytest.raises(InputError, match="unknown parameter plna; nearest: plan"):
+        plans.jobs("demo", "o")
 
 
 def test_an_input_error_is_shown_in_a_notebook_as_one_line():
