@@ -321,3 +321,14 @@ def test_latex_puts_what_all_rows_share_into_the_caption():
     text = export.to_latex(tables.summary(metrics()), caption="Results")
     assert "remark: demo figures" in text.split(r"\label")[0].split(r"\begin{tabular}")[0]
     assert text.count("demo figures") == 1
+
+
+def test_the_printed_rows_are_the_pooled_ones_or_those_of_the_one_aspect_that_is_tested():
+    frame = pd.DataFrame(
+        {
+            "dataset": ["demo", "demo", "11k_dorsal_r", "hd"],
+            "test_aspect": ["dorsal_r", "all", "dorsal_r", "all"],
+        }
+    )
+    found = tables.chief(frame)
+    assert found.values.tolist() == [["demo", "all"], ["11k_dorsal_r", "dorsal_r"], ["hd", "all"]]

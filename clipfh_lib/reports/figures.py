@@ -128,12 +128,20 @@ def _ends(rows: pd.DataFrame, name: str) -> np.ndarray:
 def burst_gap(metrics: pd.DataFrame, dataset: str | None = None, limited: bool = False) -> Figure:
     """Rank-1 by gap in file numbers, with 95 % intervals and the number of people of each gap.
 
+    Where a data set has no file numbers, the figure says so.
+
     Args:
         metrics: rows of metrics.csv of one run, with the subsets gap_1 … gap_51_up.
         dataset: its name, where the rows do not have it.
         limited: data.limit was set; the figure says so.
     """
-    frame = tables.burst_gaps(metrics if dataset is None else metrics.assign(dataset=dataset))
+    metrics = metrics if dataset is None else metrics.assign(dataset=dataset)
+    if not metrics["subset"].isin(tables.GAPS).any():
+        figure = style.new(metrics, dataset, limited, 0.9)
+        said = "no file numbers in this data set: how near a query lies is not known"
+        figure.text(0.5, 0.3, said, ha="center")
+        return figure
+    frame = tables.burst_gaps(metrics)
     gaps = list(tables.GAPS.values())
     weights = list(frame["weights"].unique())
     figure = style.new(metrics, dataset, limited, 0.9 + 2.1 * len(style.rows(frame)))

@@ -195,6 +195,12 @@ def comparison(metrics: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.Da
     return ordered(table.drop(columns="limited").assign(remark=said)).reset_index(drop=True)
 
 
+def chief(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a thesis prints: all aspects together, or the one that a data set tests."""
+    pooled = table.groupby("dataset")["test_aspect"].transform(lambda names: (names == "all").any())
+    return table[(table["test_aspect"] == "all") | ~pooled].reset_index(drop=True)
+
+
 def printed(table: pd.DataFrame, columns: Sequence[str] = SHORT) -> pd.DataFrame:
     """The comparison (or the rows beside published ones) as text: percent, `72.3 [65.1, 79.0]`.
 
