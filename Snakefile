@@ -2,8 +2,10 @@
 #   snakemake --cores all demo            # or sample, thesis: any file of params/plans/
 #   snakemake --cores 1 run --config notebook=02_zero_shot dataset=demo backbone=demo recipe=default
 # A run is done when its manifest.json is there and what decides its content (parameters, data,
-# weights, code) has not changed; file times do not count (profiles/default).
+# weights, code) has not changed: a small file holds the key of that, and is written only when it
+# changes. Other file times do not count.
 import json
+import shlex
 import sys
 
 from clipfh_lib import files, params, plans, runs
@@ -13,6 +15,10 @@ OUTPUTS = config.get("outputs", "outputs")
 COMPARE = "20_compare"
 TRAINS = {"00_demo_clip"}
 PLANS = params.names("plans")
+try:
+    CORES = workflow.cores or 1
+except Exception:  # submitting to a cluster: each job has its own machine
+    CORES = 1
 known = {}  # folder -> Job, of the plans read so far
 absent = {}  # data set -> why it is not there
 
@@ -69,12 +75,25 @@ def key_of(job):
     return runs.key(job.cell.notebook, job.params, [catalogues.digest(job.params.data), *needs])
 
 
+def written(folder, key):
+    """A file that holds a run's key, written anew only when the key changes."""
+    path = files.cache() / "keys" / f"{files.digest(folder)[:16]}.txt"
+    if not path.is_file() or path.read_text() != key:
+        files.write_text(path, key)
+    return relative(path)
+
+
+def needed(base, notebook, run):
+    folder = f"{base}/{notebook}/{run}"
+    return [ancient(f"{relative(need)}/manifest.json") for need in job_at(folder).needs]
+
+
 def words(content):
     return json.dumps(content, sort_keys=True)
 
 
 PAPERMILL = (
-    f"{sys.executable} -m papermill notebooks/{{params.notebook}}.ipynb {{log:q}} -k python3"
+    f"{shlex.quote(sys.executable)} -m papermill notebooks/{{params.notebook}}.ipynb {{log:q}} -k python3"
     " --no-progress-bar -y {params.arguments:q} > {log:q}.txt 2>&1"
     " && rm {log:q}.txt || {{ grep -v '^\\s*$' {log:q}.txt | tail -n 1; exit 1; }}"
 )
@@ -98,35 +117,37 @@ for notebook in params.NOTEBOOKS:
     rule:
         name: notebook[3:]
         input:
-            lambda w, n=notebook: [
-                f"{relative(folder)}/manifest.json"
-                for folder in job_at(f"{w.base}/{n}/{w.run}").needs
-            ],
+            lambda w, n=notebook: needed(w.base, n, w.run),
+            key=lambda w, n=notebook: written(
+                f"{w.base}/{n}/{w.run}", key_of(job_at(f"{w.base}/{n}/{w.run}"))
+            ),
         output:
             f"{{base}}/{notebook}/{{run}}/manifest.json",
         log:
             f"{{base}}/{notebook}/{{run}}/notebook.ipynb",
         params:
             notebook=notebook,
-            key=lambda w, n=notebook: key_of(job_at(f"{w.base}/{n}/{w.run}")),
             arguments=lambda w, n=notebook: words(
                 plans.arguments(job_at(f"{w.base}/{n}/{w.run}"), OUTPUTS)
             ),
-        threads: workflow.cores if notebook in TRAINS else max(1, (workflow.cores or 1) // 2)
+        threads: CORES if notebook in TRAINS else max(1, CORES // 2)
         shell:
             PAPERMILL
 
 
 rule compare:
     input:
-        lambda w: manifests(with_data(w.plan)),
+        lambda w: [ancient(manifest) for manifest in manifests(with_data(w.plan))],
+        key=lambda w: written(
+            f"{w.base}/{w.plan}/{COMPARE}",
+            runs.key(COMPARE, w.plan, sorted(key_of(job) for job in with_data(w.plan))),
+        ),
     output:
         f"{{base}}/{{plan}}/{COMPARE}/manifest.json",
     log:
         f"{{base}}/{{plan}}/{COMPARE}/notebook.ipynb",
     params:
         notebook=COMPARE,
-        key=lambda w: runs.key(COMPARE, w.plan, sorted(key_of(j) for j in with_data(w.plan))),
         arguments=lambda w: words({"plan": w.plan, "outputs": str(OUTPUTS)}),
         folder=f"{{base}}/{{plan}}/{COMPARE}",
     shell:
@@ -155,3 +176,5 @@ onerror:
         path = files.resolve(folder)
         if (path / "notebook.ipynb").is_file() and not runs.is_complete(path):
             print(f"not complete: {folder} (its notebook.ipynb shows where it stopped)")
+    for plan in {*PLANS} & {*sys.argv}:
+        print(f"the others side by side: papermill notebooks/{COMPARE}.ipynb out.ipynb -p plan {plan}")
