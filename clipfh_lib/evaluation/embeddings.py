@@ -152,8 +152,10 @@ class Weighted(NamedTuple):
 
 
 def first_weights(p: ZeroShotParams) -> str:
-    """The column `weights` of a run that trains nothing."""
-    return "untrained" if p.model.weights == "none" else "pretrained"
+    """The column `weights` of a run that trains nothing: a run folder's weights are trained."""
+    if p.model.weights == "none":
+        return "untrained"
+    return "trained" if files.resolve(p.model.weights).is_dir() else "pretrained"
 
 
 def with_floors(
@@ -174,10 +176,12 @@ def with_floors(
 
 
 def folder(root: Path, extensions: Sequence[str]) -> pd.DataFrame:
-    """A table of all images below a folder, without any labels (`pid` is -1); hidden ones are not.
+    """A table of all images below a folder, without any labels (`pid` is -1).
+
+    Hidden files are passed over; what cannot be read is left out, with a line in the log.
 
     Raises:
-        InputError: there is no image.
+        InputError: there is no image that can be read.
     """
     endings = {f".{extension.lower().lstrip('.')}" for extension in extensions}
     found = sorted(path.relative_to(root) for path in Path(root).rglob("*") if path.is_file())
@@ -186,8 +190,12 @@ def folder(root: Path, extensions: Sequence[str]) -> pd.DataFrame:
         for path in found
         if path.suffix.lower() in endings and not any(part.startswith(".") for part in path.parts)
     ]
+    seen = images.survey(root, paths).table if paths else pd.DataFrame({"path": [], "reason": []})
+    for path, reason in seen.loc[seen["reason"] != "", ["path", "reason"]].to_numpy():
+        log.warning("left out: %s: %s", path, reason)
+    paths = list(seen.loc[seen["reason"] == "", "path"])
     if not paths:
-        raise InputError(f"no image ({', '.join(sorted(endings))}) in {root}")
+        raise InputError(f"no image ({', '.join(sorted(endings))}) in {root} can be read")
     return pd.DataFrame({"image_id": paths, "path": paths, "pid": -1})
 
 

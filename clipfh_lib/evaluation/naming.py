@@ -76,7 +76,7 @@ def name(
     shown = [
         kinds.index((aspect, accessories))
         for aspect, accessories in zip(
-            images.table["aspect"], images.table["accessories"].astype(int), strict=True
+            images.table["aspect"], (images.table["accessories"] > 0).astype(int), strict=True
         )
     ]
     names = np.array(labels())

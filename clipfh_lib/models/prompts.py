@@ -13,7 +13,7 @@ VOCABULARY = 49408  # of CLIP's own tokeniser
 
 def reads_text(encoder: nn.Module) -> bool:
     """Whether an encoder has a text tower for the tokens of CLIP's own tokeniser."""
-    return hasattr(encoder, "encode_text") and encoder.vocab_size == VOCABULARY
+    return hasattr(encoder, "encode_text") and getattr(encoder, "vocab_size", 0) == VOCABULARY
 
 
 def tokens(texts: Sequence[str], length: int = 77) -> Tensor:
