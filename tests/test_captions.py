@@ -27,13 +27,14 @@ def described():
     return pictured.join(traits)
 
 
-def test_every_trait_of_the_drawn_hands_is_said_and_nothing_else(drawn):
+def test_every_trait_of_a_drawn_person_is_said_and_nothing_else(drawn):
     table = catalogues.read(DataParams(catalogue="hands_11k", root=str(drawn))).images
     assert set(captions.TRAITS) <= set(table)  # by the names that the images table has
     who = demo_hands.person(0, 1)
     shot = demo_hands.shot(who, "dorsal_r", 0, 0, False)
     drawn_traits = demo_hands.traits(who, "dorsal_r", shot, True)
-    assert set(captions.TRAITS) == {*drawn_traits, "gender", "skin_color"}
+    passing = {"pose", "sleeve"}  # no two photographs of a person have them in common
+    assert set(captions.TRAITS) == {*drawn_traits, "gender", "skin_color"} - passing
 
 
 def test_the_colour_of_nail_polish_is_said_and_its_flag_is_not(drawn):
@@ -48,9 +49,9 @@ def test_the_colour_of_nail_polish_is_said_and_its_flag_is_not(drawn):
 
 
 def test_phrases_say_what_the_columns_hold():
-    row = {"veins": "strong", "moles": "none", "hair": "", "ring": "index and ring"}
-    row |= {"scar": float("nan"), "metal": None, "unknown": "word", "watch": 1, "pose": "flat"}
-    assert captions.phrases(row) == ["strong veins", "a ring on the index and ring finger", "flat"]
+    row = {"moles": "none", "hair": "", "ring": "index and ring"}
+    row |= {"scar": float("nan"), "metal": None, "unknown": "word", "watch": 1, "veins": "strong"}
+    assert captions.phrases(row) == ["strong veins", "a ring on the index and ring finger"]
 
 
 def test_a_caption_is_a_base_and_some_of_the_phrases_of_its_row(described):
@@ -61,7 +62,7 @@ def test_a_caption_is_a_base_and_some_of_the_phrases_of_its_row(described):
         base = [b for b in (b.format(**kind) for b in captions.BASES) if text.startswith(b)]
         rest = text.removeprefix(max(base, key=len)).removeprefix(", ").split(", ")
         assert set(rest) - {""} <= set(captions.phrases(row))
-        assert len(rest) == len(set(rest)) and 4 <= len(rest) <= 8
+        assert len(rest) == len(set(rest)) and 6 <= len(rest) <= 12
 
 
 def test_captions_differ_by_epoch_and_seed_and_come_back(described):
@@ -91,7 +92,7 @@ def test_no_caption_can_be_longer_than_77_tokens(described):
         )
     ]
     longest = max(len(tokenizer.encode(base)) for base in bases)
-    assert 2 + longest + sum(sorted(by_column)[-8:]) <= 77
+    assert 2 + longest + sum(sorted(by_column)[-12:]) <= 77
     prompts.tokens(captions.varied(described, 0, 0))  # refuses what is too long
 
 

@@ -115,6 +115,15 @@ def test_02_zero_shot_and_20_compare_end_in_a_table_with_intervals(project):
     assert table["rank1_low"].notna().all()
 
 
+def test_02_zero_shot_runs_where_there_are_no_file_numbers(project):
+    draw = {"data.draw.people": 12, "data.draw.distractors": 3}
+    executed(project, "02_zero_shot", {"dataset": "demo_hd", "overrides": {**SMALL, **draw}})
+    (folder,) = (project / "outputs/demo_hd/02_zero_shot").iterdir()
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert set(metrics["gallery"]) == {"default"} and set(metrics["subset"]) == {"all"}
+    assert "figures/burst_gap.png" in found(folder)["files"]
+
+
 @pytest.mark.parametrize(
     "parameters, said",
     [

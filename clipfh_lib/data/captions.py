@@ -16,7 +16,8 @@ BASES = (
     "The {aspect} side of a {side} hand",
     "A {aspect} {side} hand",
 )
-# Trait columns and how a value is said; "" and "none" say nothing.
+# Trait columns and how a value is said; "" and "none" say nothing. Pose and sleeves are left out:
+# they change from one photograph of a person to the next.
 TRAITS = {
     "gender": "{}",
     "skin_color": "{} skin",
@@ -42,9 +43,7 @@ TRAITS = {
     "metal": "{}",
     "watch": "a watch with a {} strap",
     "bracelet": "a bracelet {}",
-    "sleeve": "a {} sleeve",
     "mark": "a {} mark",
-    "pose": "{}",
 }
 
 
@@ -79,7 +78,7 @@ def phrases(row: dict[str, object]) -> list[str]:
     return found
 
 
-def varied(table: pd.DataFrame, seed: int, epoch: int, most: int = 8) -> list[str]:
+def varied(table: pd.DataFrame, seed: int, epoch: int, most: int = 12) -> list[str]:
     """A caption an image, other ones in each epoch: a base sentence and some of its phrases.
 
     Args:
