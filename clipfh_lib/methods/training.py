@@ -172,8 +172,10 @@ def _train(
         method.train()  # Lightning leaves modules in the mode that they are in
         try:
             trainer.fit(method, EpochData(train), ckpt_path=str(journal.last) if resumed else None)
-        except SystemExit:  # Lightning's answer to Ctrl-C, which also makes a notebook deaf to it
-            signal.signal(signal.SIGINT, interrupt)
+        except SystemExit as error:
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, interrupt)  # Lightning makes a notebook deaf to Ctrl-C
             raise KeyboardInterrupt("the next fit of these parameters goes on from here") from None
 
 
