@@ -82,12 +82,12 @@ def write_json(path: Path, content: dict) -> Path:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table atomically; text cells that a spreadsheet would run get a leading apostrophe.
+    """Write a table atomically; text that a spreadsheet would run gets a leading apostrophe.
 
     Numbers are left alone, negative ones too; floats have at most ten significant digits. A name
     that is not UTF-8 is written with backslashes.
     """
-    safe = table.copy()
+    safe = table.rename(columns=defuse)
     for column in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[column]):
             safe[column] = safe[column].map(defuse)

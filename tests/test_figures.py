@@ -96,12 +96,6 @@ def history():
     )
 
 
-def score_counts():
-    bins = {"left": [0.0, 0.5], "right": [0.5, 1.0]}
-    mated, others = {"mated": True, "pairs": [1, 9]}, {"mated": False, "pairs": [80, 20]}
-    return pd.concat([pd.DataFrame({"weights": "pixels", **bins, **k}) for k in (mated, others)])
-
-
 def split():
     rows = [(f"t{i}", i, "dorsal_r", None, "train", None, None) for i in range(5)]
     rows += [("q", 9, "dorsal_r", "dorsal_r", "query", t, None) for t in range(2)]
@@ -132,14 +126,13 @@ def ranks():
 FRAMED = [  # (figure, its frame): none of them has a column dataset
     (figures.cmc, curves()),
     (figures.det, det_curves()),
-    (figures.scores, score_counts()),
     (figures.confusion, counts()),
     (figures.split_sizes, split()),
     (figures.training_curves, history()),
     (lambda frame, **k: pictures.image_grid(frame, shades(8), **k), table_of_pictures()),
     (lambda frame, **k: pictures.ranked_lists(frame, table_of_pictures(), shades(8), **k), ranks()),
 ]
-NAMES = ["cmc", "det", "scores", "confusion", "split_sizes", "training_curves", "grid", "ranked"]
+NAMES = ["cmc", "det", "confusion", "split_sizes", "training_curves", "grid", "ranked"]
 
 
 @pytest.mark.parametrize("draw, frame", FRAMED, ids=NAMES)
@@ -296,13 +289,6 @@ def test_confusion_shows_shares_of_a_row_and_counts_and_no_share_of_nothing():
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
         "dorsal right", "palmar right"
     ]  # fmt: skip
-
-
-def test_scores_are_shares_of_their_own_kind_of_pairs():
-    figure = figures.scores(score_counts(), dataset="demo")
-    drawn = {patch.get_label(): patch.get_data().values for patch in figure.axes[0].patches}
-    assert drawn["same person"] == pytest.approx([0.1, 0.9])
-    assert drawn["different people"] == pytest.approx([0.8, 0.2])
 
 
 # --- splits, training, pictures ----------------------------------------------------------------

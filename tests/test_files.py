@@ -21,12 +21,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_csv_cells_that_a_spreadsheet_would_run_are_defused_and_numbers_left_alone(tmp_path):
     texts = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "a=b", ""]
-    table = pd.DataFrame({"text": texts, "number": [-1.5, 2.0, -3.0, 0.1, 1e-12, 5, 6, 7]})
+    table = pd.DataFrame({"=text": texts, "number": [-1.5, 2.0, -3.0, 0.1, 1e-12, 5, 6, 7]})
     path = files.write_csv(tmp_path / "t.csv", table)
     back = pd.read_csv(path, keep_default_na=False)
-    assert back["text"].tolist() == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "' x", "a=b", ""]
+    assert back["'=text"].tolist() == ["'=1+1", "'+1", "'-1", "'@x", "'\tx", "' x", "a=b", ""]
     assert back["number"].tolist() == table["number"].tolist()
-    assert table["text"].tolist() == texts, "the table itself is not changed"
+    assert table["=text"].tolist() == texts, "the table itself is not changed"
 
 
 def test_a_name_that_is_not_utf8_can_be_written(tmp_path):

@@ -289,15 +289,6 @@ def test_the_first_ranking_is_one_and_its_pictures_are_those_it_names():
 # --- export ------------------------------------------------------------------------------------
 
 
-def test_cells_and_headings_that_a_spreadsheet_would_run_are_defused_and_numbers_are_not():
-    cells = ["=1+1", "+a", "-a", "@a", "\ta", "\ra", "plain", None]
-    frame = pd.DataFrame({"=name": cells, "number": [-1.5, -2, 3, 4, 5, 6, 7, 8]})
-    lines = export.to_csv(frame)
-    assert lines.startswith("'=name,number\n'=1+1,-1.5\n'+a,-2\n'-a,3\n'@a,4\n'\ta,5\n")
-    assert "\r" not in lines and "\n' a,6\nplain,7\n" in lines and lines.endswith("\n,8\n")
-    assert list(frame["=name"])[:7] == cells[:7]  # the caller's table is left alone
-
-
 def test_markdown_keeps_the_columns_apart_whatever_is_in_a_cell():
     text = export.to_markdown(pd.DataFrame({"a|b": ["x|y\nz", None], "n": [1, 2]}))
     assert text == "| a\\|b | n |\n| --- | --- |\n| x\\|y z | 1 |\n|  | 2 |\n"

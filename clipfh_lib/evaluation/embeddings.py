@@ -127,6 +127,8 @@ def _encode(
                     vectors = unit(vectors) + unit(encoder.encode_image(pixels.flip(3)).float())
             found.append(vectors[: len(batch.pixels)].cpu().numpy())
             bar.update(len(batch.pixels))
+            if bar.n * 10 // len(data) > (bar.n - len(batch.pixels)) * 10 // len(data):
+                log.info("embeddings: %d of %d are encoded", bar.n, len(data))
     return np.concatenate(found)
 
 

@@ -49,7 +49,7 @@ def trial_means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.where(queries > 0, sums.sum(axis=0) / np.maximum(queries, 1), np.nan)
 
 
-@lru_cache(maxsize=64)  # groups of as many people share one draw
+@lru_cache(maxsize=8)  # groups of as many people share one draw
 def person_weights(people: int, resamples: int, seed: int) -> np.ndarray:
     """How often each person is drawn: (B, P) float32, every row adds up to P; read-only."""
     draw = np.random.default_rng(seed).integers(people, size=(resamples, people))

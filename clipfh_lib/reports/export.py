@@ -1,10 +1,8 @@
-"""A table -> Markdown, LaTeX or CSV text, safe to paste, compile and open."""
+"""A table -> Markdown or LaTeX, safe to paste and to compile."""
 
 from collections.abc import Iterable
 
 import pandas as pd
-
-from clipfh_lib import files
 
 LATEX = {  # replaced in one pass, so that nothing is escaped twice
     "\\": r"\textbackslash{}",
@@ -63,12 +61,3 @@ def _latex(text: str) -> str:
     escaped = "".join(LATEX.get(sign, sign) for sign in str(text)).replace("\n", " ")
     # after a row's end LaTeX would read a bracket or star as its argument
     return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
-
-
-def to_csv(frame: pd.DataFrame) -> str:
-    """CSV in which no text cell or heading is one that a spreadsheet would run; numbers stay."""
-    safe = frame.rename(columns=files.defuse)
-    texts = [column for column in safe if not pd.api.types.is_numeric_dtype(safe[column])]
-    safe = safe.astype(dict.fromkeys(texts, object))
-    safe[texts] = safe[texts].map(files.defuse)
-    return safe.to_csv(index=False, lineterminator="\n", float_format="%.10g")

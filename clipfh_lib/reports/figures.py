@@ -230,35 +230,6 @@ def _with_eer(label: str, rows: pd.DataFrame, metrics: pd.DataFrame | None) -> s
     return f"{label}, EER {value.iloc[0] * 100:.1f} %" if len(value) == 1 else label
 
 
-@styled
-def scores(counts: pd.DataFrame, dataset: str | None = None, limited: bool = False) -> Figure:
-    """How similarities of the same person's pairs and of different people's pairs lie apart.
-
-    Args:
-        counts: `weights, mated (true or false), left, right, pairs`: a histogram's bins.
-        dataset: its name, where the table has no such column.
-        limited: data.limit was set; the figure says so.
-    """
-    tables.need(counts, ["weights", "mated", "left", "right", "pairs"], "counts")
-    weights = list(tables.ordered(counts)["weights"].unique())
-    figure = style.new(counts, dataset, limited, 2.6)
-    axes = figure.subplots(1, len(weights), sharey=True, squeeze=False)[0]
-    for here, name in zip(axes, weights, strict=True):
-        for mated, colour, line in ((False, style.VERMILION, "--"), (True, style.BLUE, "-")):
-            rows = counts[(counts["weights"] == name) & (counts["mated"].astype(bool) == mated)]
-            rows = rows.sort_values("left")
-            share = rows["pairs"] / rows["pairs"].sum()
-            edges = [*rows["left"], rows["right"].iloc[-1]]
-            label = "same person" if mated else "different people"
-            here.stairs(share, edges, color=colour, linestyle=line, lw=1.2, label=label)
-            here.stairs(share, edges, color=colour, fill=True, alpha=0.15)
-        here.set(title=name, xlabel="similarity")
-        here.yaxis.set_major_formatter(style.PERCENT)
-    axes[0].set_ylabel("share of the pairs")
-    style.legend_below(figure)
-    return figure
-
-
 # --- naming, splits, training ------------------------------------------------------------------
 
 
