@@ -44,7 +44,7 @@ def found(tmp_path):
     good, poor = ranks("pretrained", 0.9, 1), ranks("pretrained", 0.3, 2)
     floor = ranks("pixels", 0.3, 3)
     folders = [
-        folder(tmp_path, "a", "s", good, floor),
+        folder(tmp_path, "a", "s", good, ranks("untrained", 0.2, 4), floor),
         folder(tmp_path, "b", "s", poor, floor),
         folder(tmp_path, "c", "other", poor),
         folder(tmp_path, "d", "s", good, complete=False),
@@ -56,6 +56,7 @@ def test_runs_of_one_split_are_compared_with_each_other_and_with_their_own_floor
     pairs = set(zip(found["first"], found["second"], strict=True))
     assert pairs == {
         ("a pretrained", "b pretrained"),
+        ("a pretrained", "a untrained"),
         ("a pretrained", "a pixels"),
         ("b pretrained", "b pixels"),
     }
