@@ -211,16 +211,19 @@ def test_no_images_and_no_device_are_said(clip, table, drawn):
     assert embeddings.device("auto").type in ("cpu", "cuda", "mps")
 
 
-def test_a_folder_without_labels_can_be_embedded(clip, tmp_path):
-    root = tmp_path / "photographs"
+def test_a_folder_without_labels_can_be_embedded(clip, project, caplog, monkeypatch):
+    root = project / "photographs"
+    monkeypatch.chdir(project / "notebooks")  # a relative path starts at the project all the same
     for name in ("b.JPG", "a.png", "deep/er/a.jpeg", ".hidden/x.png", "deep/._a.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (len(name) * 9, 5, 100)).save(root / name, format="png")
     (root / "notes.txt").write_text("no picture")
-    table = embeddings.folder(root, ["jpg", ".jpeg", "PNG"])
+    (root / "broken.png").write_text("no picture either")
+    table = embeddings.folder(Path("photographs"), ["jpg", ".jpeg", "PNG"])
     assert table["path"].tolist() == ["a.png", "b.JPG", "deep/er/a.jpeg"]
     assert table["image_id"].is_unique and set(table["pid"]) == {-1}
-    assert extract(clip, table, root).array.shape == (3, 128)
+    assert "left out: broken.png: no image" in caplog.text
+    assert extract(clip, table, Path("photographs")).array.shape == (3, 128)
     with pytest.raises(InputError, match=r"no image \(.webp\) in"):
         embeddings.folder(root, ["webp"])
 
@@ -259,3 +262,21 @@ def test_the_floors_stand_beside_the_encoder(drawn, encoded, tmp_path, trained):
         resize=p.data.resize,
     )
     np.testing.assert_array_equal(rows[-2].embeddings.array, untrained.array)
+
+
+def test_the_weights_of_a_run_folder_are_called_trained(tmp_path, project):
+    (project / "outputs" / "some_run").mkdir(parents=True)
+    (tmp_path / "file.safetensors").touch()
+    cases = {"none": "untrained", "openai": "pretrained", "outputs/some_run": "trained"}
+    for weights, name in {**cases, str(tmp_path / "file.safetensors"): "pretrained"}.items():
+        overrides = {"model.weights": weights}
+        p = params.load("zero_shot", "demo", "vit_b16", "default", 0, overrides)
+        assert embeddings.first_weights(p) == name
+
+
+def test_the_log_tells_every_tenth_of_the_way(clip, table, drawn, caplog, monkeypatch):
+    monkeypatch.setattr(embeddings, "CPU_BATCH", 1)
+    with caplog.at_level("INFO", logger="clipfh_lib"):
+        extract(clip, table[:20], drawn)
+    said = [line for line in caplog.messages if "are encoded" in line]
+    assert len(said) == 10 and said[0].endswith("2 of 20 are encoded")

@@ -127,8 +127,9 @@ def _encode(
                     vectors = unit(vectors) + unit(encoder.encode_image(pixels.flip(3)).float())
             found.append(vectors[: len(batch.pixels)].cpu().numpy())
             bar.update(len(batch.pixels))
-            if bar.n * 10 // len(data) > (bar.n - len(batch.pixels)) * 10 // len(data):
-                log.info("embeddings: %d of %d are encoded", bar.n, len(data))
+            done = int(batch.rows[-1]) + 1
+            if done * 10 // len(data) > (done - len(batch.pixels)) * 10 // len(data):
+                log.info("embeddings: %d of %d are encoded", done, len(data))
     return np.concatenate(found)
 
 
@@ -185,8 +186,9 @@ def folder(root: Path, extensions: Sequence[str]) -> pd.DataFrame:
     Raises:
         InputError: there is no image that can be read.
     """
+    root = files.resolve(root)
     endings = {f".{extension.lower().lstrip('.')}" for extension in extensions}
-    found = sorted(path.relative_to(root) for path in Path(root).rglob("*") if path.is_file())
+    found = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     paths = [
         path.as_posix()
         for path in found
