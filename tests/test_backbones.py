@@ -244,7 +244,7 @@ def test_a_pickle_with_code_is_refused_and_not_executed(suffix, plain, tmp_path)
     path = tmp_path / f"bad{suffix}"
     content = {"state_dict": {"weight": torch.zeros(2)}, "extra": Attack()}
     if plain:
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
     message = refusal(SMALL, path)
