@@ -85,7 +85,7 @@ def written(folder, key):
 
 def needed(base, notebook, run):
     folder = f"{base}/{notebook}/{run}"
-    return [ancient(f"{relative(need)}/manifest.json") for need in job_at(folder).needs]
+    return [f"{relative(need)}/manifest.json" for need in job_at(folder).needs]
 
 
 def words(content):
@@ -137,7 +137,7 @@ for notebook in params.NOTEBOOKS:
 
 rule compare:
     input:
-        lambda w: [ancient(manifest) for manifest in manifests(with_data(w.plan))],
+        lambda w: manifests(with_data(w.plan)),
         key=lambda w: written(
             f"{w.base}/{w.plan}/{COMPARE}",
             runs.key(COMPARE, w.plan, sorted(key_of(job) for job in with_data(w.plan))),

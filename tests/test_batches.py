@@ -84,6 +84,7 @@ def test_a_plan_runs_once_then_only_what_changed_and_goes_on_after_a_failure(bat
     recipe.write_text(recipe.read_text().replace("batch: 64", "batch: 32"))
     status, output = batch("-n", "tiny")
     assert status == 0 and "zero_shot" in output and "prepare_data " not in output, output
+    assert "compare" in output, "what reads a run that is made again is made again by the same call"
 
 
 def test_a_plan_that_is_killed_goes_on_with_the_same_command(batch, project):
