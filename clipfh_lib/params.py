@@ -53,7 +53,7 @@ class LimitParams(Frozen):
 class DataParams(Frozen):
     """Which photographs, how they are split, how they are brought to the model's size."""
 
-    catalogue: Literal["hands_11k", "hd", "folders"]
+    catalogue: Literal["hands_11k", "hd", "folders", "split_folders"]
     root: str | None = None  # as downloaded; none only for drawn sets
     draw: DrawParams | None = None
     aspects: list[Aspect] = []  # trained and tested; the others still feed all_aspects
@@ -73,6 +73,7 @@ class ModelParams(Frozen):
 
     name: str
     weights: str  # a tag of open_clip, `timm`, a file, a run folder, or none
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None  # [height, width], pixels
     freeze_bn: bool = False  # batch norm keeps its statistics in training
 
 
@@ -90,11 +91,20 @@ class LoaderParams(Frozen):
     workers: int = Field(0, ge=0)  # threads that decode; 0: one per core
 
 
+class RerankParams(Frozen):
+    """k-reciprocal re-ranking (Zhong et al., CVPR 2017); the defaults are the paper's."""
+
+    k1: PositiveInt = 20  # neighbours that must be mutual
+    k2: PositiveInt = 6  # neighbours whose sets are averaged; 1: none
+    weight: Fraction = 0.3  # of the plain distance (lambda); the rest is the Jaccard distance
+
+
 class EvaluationParams(Frozen):
     """How embeddings are compared, and how many resamples of people an interval takes."""
 
     distance: Literal["cosine", "euclidean"] = "cosine"
     resamples: PositiveInt = 10_000
+    rerank: RerankParams | None = None  # adds rows with re-ranking beside those without
 
 
 class NamingParams(Frozen):
@@ -124,10 +134,18 @@ class Common(Frozen):
     data: DataParams
 
 
+class ExportParams(Frozen):
+    """The split once more as folders of images, the layout of the older scripts."""
+
+    folder: str
+    how: Literal["link", "copy"] = "link"  # hard links: no space, but the same disk
+
+
 class PrepareParams(Common):
     """01_prepare_data."""
 
     loader: LoaderParams = LoaderParams()
+    export: ExportParams | None = None
 
 
 class ZeroShotParams(Common):
