@@ -25,8 +25,8 @@ from clipfh_lib.params import ModelParams
 SMALL = "timm/mobilenetv2_035"  # 0.4 million parameters, batch norm
 
 
-def load(name="demo_clip", weights="none", seed=0, freeze_bn=False):
-    model = ModelParams(name=name, weights=str(weights), freeze_bn=freeze_bn)
+def load(name="demo_clip", weights="none", seed=0, freeze_bn=False, size=None):
+    model = ModelParams(name=name, weights=str(weights), freeze_bn=freeze_bn, size=size)
     return backbones.load(model, seed)
 
 
@@ -171,6 +171,76 @@ def test_a_checkpoint_of_another_input_size_gets_its_positions_resized(tmp_path)
     found = encoder.visual.positional_embedding.detach()
     assert len(found) == 1 + 7 * 7 and len(state["visual.positional_embedding"]) == 1 + 10 * 10
     torch.testing.assert_close(found, expected["visual.positional_embedding"])
+
+
+# --- input sizes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [160, (160, 96)])
+def test_a_vit_at_another_size_equals_that_of_open_clip(size, tmp_path):
+    name = "ViT-B-32-quickgelu"
+    torch.save(load(name, seed=1)[0].state_dict(), tmp_path / "a.pt")
+    own = {"pretrained": str(tmp_path / "a.pt"), "force_image_size": size}
+    theirs = open_clip.create_model(name, **own).eval()
+    ours, how = load(name, tmp_path / "a.pt", size=size)
+    assert (how.height, how.width) == ((160, 160) if size == 160 else size)
+    pixels = torch.randn(2, 3, how.height, how.width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, expected = ours.encode_image(pixels), theirs.encode_image(pixels)
+    torch.testing.assert_close(found, expected)
+    assert found.std() > 1e-3
+
+
+def test_positions_of_a_resnet_follow_the_place_in_the_picture(tmp_path):
+    """A ramp over the grid stays one from edge to edge, at twice the rows and half the columns."""
+    plain, _ = load("RN50-quickgelu")
+    rows, columns = torch.meshgrid(torch.arange(7.0), torch.arange(7.0), indexing="ij")
+    with torch.no_grad():
+        positions = plain.visual.attnpool.positional_embedding
+        positions[1:, 0], positions[1:, 1] = rows.flatten() / 6, columns.flatten() / 6
+        positions[0] = 5.0
+    backbones.save(plain, tmp_path / "a.safetensors", "key")
+    tall, how = load("RN50-quickgelu", tmp_path / "a.safetensors", size=(448, 96))
+    assert (how.height, how.width) == (448, 96)
+    found = tall.visual.attnpool.positional_embedding.detach()
+    assert found.shape == (1 + 14 * 3, 2048) and (found[0] == 5).all()
+    down = found[1:, 0].reshape(14, 3)
+    assert (down.diff(dim=0) > 0).all() and down.diff(dim=1).abs().max() < 1e-5
+    assert down[0, 0] < 0.1 and down[-1, 0] > 0.9
+    assert (found[1:, 1].reshape(14, 3).diff(dim=1) > 0.2).all()
+    with torch.inference_mode():
+        assert tall.encode_image(torch.randn(1, 3, 448, 96)).shape == (1, 1024)
+
+
+def test_weights_of_a_rectangle_come_back_and_fit_another(tmp_path):
+    """5 x 4 and 10 x 2 places are as many: only the size in the file tells them apart."""
+    trained, _ = load("demo_clip", seed=1, size=(80, 64))
+    with torch.no_grad():
+        trained.visual.positional_embedding[1:] = torch.arange(20.0)[:, None]
+    backbones.save(trained, tmp_path / "a.safetensors", "key")
+    again, _ = load("demo_clip", tmp_path / "a.safetensors", size=(80, 64))
+    assert backbones.sha256(again) == backbones.sha256(trained)
+    other, _ = load("demo_clip", tmp_path / "a.safetensors", size=(160, 32))
+    found = other.visual.positional_embedding[1:, 0].detach().reshape(10, 2)
+    assert (found.diff(dim=0) > 0).all() and (found.diff(dim=1) > 0.9).all()
+    assert other.visual.positional_embedding.requires_grad == (
+        trained.visual.positional_embedding.requires_grad
+    )
+
+
+@pytest.mark.parametrize("name", [SMALL, "timm/vit_tiny_patch16_224"])
+def test_a_timm_network_takes_a_rectangle(name):
+    encoder, how = load(name, size=(128, 64))
+    assert (how.height, how.width) == (128, 64)
+    with torch.inference_mode():
+        assert encoder.encode_image(torch.randn(1, 3, 128, 64)).isfinite().all()
+
+
+@pytest.mark.parametrize("name, step", [("demo_clip", 16), ("RN50-quickgelu", 32)])
+def test_a_size_between_patches_names_the_nearest_that_fits(name, step):
+    told = refusal(name, size=(100, 130))
+    assert "model.size: [100, 130]" in told and f"multiples of {step}" in told
+    assert "[96, 128]" in told
 
 
 def run_folder(folder, encoder, name):

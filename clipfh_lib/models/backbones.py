@@ -1,6 +1,7 @@
 """An open_clip model or a timm image tower, with its weights and how its pixels must come."""
 
 import hashlib
+import json
 import logging
 import math
 import socket
@@ -47,6 +48,9 @@ class ImageTower(nn.Module):
     def __init__(self, name: str, pretrained: bool):
         super().__init__()
         self.trunk = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        self.size: tuple[int, int] = timm.data.resolve_model_data_config(self.trunk)["input_size"][
+            1:
+        ]
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
@@ -60,11 +64,13 @@ def load(model: ModelParams, seed: int = 0) -> tuple[nn.Module, Preprocess]:
 
     Args:
         model: `weights` is a tag of open_clip ("openai"), "timm" for timm's own, a .safetensors or
-            .pt file of this network, a run folder of ours, or "none" for a random start.
+            .pt file of this network, a run folder of ours, or "none" for a random start. `size`
+            is the input's, if not the network's own; weights of another size are fitted to it.
         seed: of the random start.
 
     Raises:
-        InputError: unknown name or tag, missing or unfit file, a pickle that holds code.
+        InputError: unknown name or tag, missing or unfit file, a pickle that holds code, a size
+            that the network cannot take.
     """
     path = files.resolve(model.weights)
     tag = None if model.weights == "none" or path.exists() else model.weights
@@ -72,6 +78,8 @@ def load(model: ModelParams, seed: int = 0) -> tuple[nn.Module, Preprocess]:
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         encoder = _make(model.name, None) if tag is None else _download(model.name, tag)
+    if model.size is not None:
+        set_size(encoder, model.size)
     if model.weights != "none" and tag is None:
         _fill(encoder, model.name, path)
     if model.freeze_bn:
@@ -160,12 +168,81 @@ def _check_name(name: str, tag: str | None) -> None:
 def _preprocess(encoder: nn.Module) -> Preprocess:
     if isinstance(encoder, ImageTower):
         how = timm.data.resolve_model_data_config(encoder.trunk)
-        (height, width), interpolation = how["input_size"][1:], how["interpolation"]
+        (height, width), interpolation = encoder.size, how["interpolation"]
     else:
         how = encoder.visual.preprocess_cfg
         size, interpolation = how["size"], how["interpolation"]
         height, width = (size, size) if isinstance(size, int) else size
     return Preprocess(height, width, interpolation, tuple(how["mean"]), tuple(how["std"]))
+
+
+# --- input size ---------------------------------------------------------------------------------
+
+
+def set_size(encoder: nn.Module, size: int | tuple[int, int]) -> None:
+    """Let a network take images of another size, square or not; its positions are resized.
+
+    A CNN without positions needs no change. CLIP's ResNets have positions in the attention
+    pooling, one for each 32 x 32 pixels, which open_clip itself does not resize.
+
+    Args:
+        size: height and width in pixels, or the side of a square.
+
+    Raises:
+        InputError: no multiple of the patch.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    step = _patch(encoder)
+    if height % step or width % step:
+        near = [max(step, round(side / step) * step) for side in (height, width)]
+        raise InputError(
+            f"model.size: {[height, width]}: takes multiples of {step}; nearest: {near}"
+        )
+    if isinstance(encoder, ImageTower):
+        if hasattr(encoder.trunk, "set_input_size"):  # a ViT of timm
+            encoder.trunk.set_input_size((height, width))
+        encoder.size = (height, width)
+        return
+    owner = _positions(encoder)
+    grid = (height // step, width // step)
+    old = owner.positional_embedding
+    resized = _resized(old.detach(), _grid(encoder), grid)
+    owner.positional_embedding = nn.Parameter(resized, requires_grad=old.requires_grad)
+    visual = encoder.visual
+    visual.image_size = (height, width)
+    visual.preprocess_cfg = {**visual.preprocess_cfg, "size": (height, width)}
+    if hasattr(visual, "grid_size"):
+        visual.grid_size = grid
+
+
+def _patch(encoder: nn.Module) -> int:
+    """Pixels, along a side, of what one position stands for; 1 where there are no positions."""
+    if isinstance(encoder, ImageTower):
+        embed = getattr(encoder.trunk, "patch_embed", None)
+        return embed.patch_size[0] if embed is not None else 1
+    return getattr(encoder.visual, "patch_size", (32, 32))[0]
+
+
+def _positions(encoder: nn.Module) -> nn.Module:
+    """The part of a CLIP image tower that holds the positions."""
+    return getattr(encoder.visual, "attnpool", encoder.visual)
+
+
+def _grid(encoder: nn.Module) -> tuple[int, int]:
+    """Rows and columns of a CLIP image tower's positions."""
+    size = encoder.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return height // _patch(encoder), width // _patch(encoder)
+
+
+def _resized(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Positions (1 + rows x columns, D), the first of no place, on another grid; bicubic."""
+    if old == new:
+        return positions
+    first, rest = positions[:1].float(), positions[1:].float()
+    map_ = rest.T.reshape(1, -1, *old)
+    map_ = nn.functional.interpolate(map_, size=new, mode="bicubic", antialias=True)
+    return torch.cat([first, map_[0].flatten(1).T])
 
 
 # --- weights on disk ----------------------------------------------------------------------------
@@ -179,7 +256,7 @@ def _fill(encoder: nn.Module, name: str, path: Path) -> None:
     target = _network(encoder)
     wanted = target.state_dict()
     if not isinstance(encoder, ImageTower):
-        _resize_positions(state, encoder)
+        _fit_positions(state, encoder, path)
     elif set(wanted) - set(state):
         state = _from_torchvision(state, wanted, name)
     for key, tensor in wanted.items():
@@ -218,13 +295,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Tensors by name, from .safetensors, or from .pt and .pth without running any code in it.
 
     Raises:
-        InputError: another kind of file, a damaged one, a pickle with more than tensors.
+        InputError: another kind of file, a damaged one (those of ours hold a SHA-256 of their
+            tensors), a pickle with more than tensors.
     """
     if path.suffix not in (".safetensors", ".pt", ".pth", ".ckpt"):
         raise InputError(f"model.weights: {path} is neither .safetensors nor .pt")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            state = load_file(path)
+            if _sha256(state) != _metadata(path).get("sha256", _sha256(state)):
+                raise ValueError("its tensors are not those that were written")
+            return state
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can make a reader raise nearly anything
         raise InputError(
@@ -238,13 +319,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def _resize_positions(state: dict[str, Tensor], encoder: nn.Module) -> None:
-    """Fit a ViT's square grid of positions to another input size, as open_clip does."""
-    positions = state.get("visual.positional_embedding")
-    if positions is not None and positions.ndim == 2:
-        if math.isqrt(len(positions) - 1) ** 2 == len(positions) - 1 > 0:
-            state["visual.positional_embedding"] = positions.float()
-            open_clip.model.resize_pos_embed(state, encoder)
+def _metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def _fit_positions(state: dict[str, Tensor], encoder: nn.Module, path: Path) -> None:
+    """Fit positions of another input size, as its file names it or else of a square."""
+    pooled = hasattr(encoder.visual, "attnpool")
+    name = "visual.attnpool.positional_embedding" if pooled else "visual.positional_embedding"
+    positions = state.get(name)
+    if positions is None or positions.ndim != 2:
+        return
+    places = len(positions) - 1
+    grid = (math.isqrt(max(places, 0)),) * 2
+    if path.suffix == ".safetensors" and (size := _metadata(path).get("size")):
+        grid = tuple(side // _patch(encoder) for side in json.loads(size))
+    if places > 0 and grid[0] * grid[1] == places:
+        state[name] = _resized(positions, grid, _grid(encoder))
 
 
 def _from_torchvision(
@@ -283,15 +376,15 @@ def save(encoder: nn.Module, path: Path, key: str) -> Path:
     """Write an encoder's weights as safetensors, atomically, with the key of what made them."""
     tensors = _network(encoder).state_dict().items()
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
-    metadata = {"key": key, "sha256": _sha256(state)}
+    how = _preprocess(encoder)
+    metadata = {"key": key, "sha256": _sha256(state), "size": json.dumps([how.height, how.width])}
     return files.write(path, lambda temporary: save_file(state, temporary, metadata))
 
 
 def restore(encoder: nn.Module, path: Path, key: str) -> bool:
     """Read back what `save` wrote under this key; whether that was there, and whole."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+        metadata = _metadata(path)
         state = load_file(path) if metadata.get("key") == key else {}
     except (OSError, SafetensorError):
         return False
@@ -310,7 +403,8 @@ def pack(encoder: nn.Module, used: Tensor, path: Path) -> Path:
     state = {name: t.detach().cpu().half().contiguous() for name, t in encoder.state_dict().items()}
     state[f"{TOKENS}.rows"] = state.pop(TOKENS)[used].contiguous()
     state[f"{TOKENS}.used"] = used.to(torch.int32)
-    return files.write(path, lambda temporary: save_file(state, temporary))
+    metadata = {"sha256": _sha256(state)}
+    return files.write(path, lambda temporary: save_file(state, temporary, metadata))
 
 
 def unpack(state: dict[str, Tensor], encoder: nn.Module, path: Path) -> dict[str, Tensor]:
