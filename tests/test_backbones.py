@@ -173,6 +173,25 @@ def test_a_checkpoint_of_another_input_size_gets_its_positions_resized(tmp_path)
     torch.testing.assert_close(found, expected["visual.positional_embedding"])
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_flipped_bit_in_a_file_of_ours_is_found(packed, tmp_path):
+    path, encoder = tmp_path / "a.safetensors", load(seed=1)[0]
+    if packed:
+        backbones.pack(encoder, torch.arange(9), path)
+    else:
+        backbones.save(encoder, path, "key")
+    assert load("demo_clip", path)
+    content = bytearray(path.read_bytes())
+    content[-len(content) // 3] ^= 4
+    path.write_bytes(content)
+    assert "not those that were written" in refusal("demo_clip", path)
+    assert not backbones.restore(encoder, path, "key")
+
+
+def test_the_packaged_weights_carry_their_hash():
+    assert "sha256" in backbones._metadata(backbones.ASSETS / "demo_clip.safetensors")
+
+
 # --- input sizes ----------------------------------------------------------------------------------
 
 
@@ -222,7 +241,7 @@ def test_weights_of_a_rectangle_come_back_and_fit_another(tmp_path):
     assert backbones.sha256(again) == backbones.sha256(trained)
     other, _ = load("demo_clip", tmp_path / "a.safetensors", size=(160, 32))
     found = other.visual.positional_embedding[1:, 0].detach().reshape(10, 2)
-    assert (found.diff(dim=0) > 0).all() and (found.diff(dim=1) > 0.9).all()
+    assert (found.diff(dim=0) > 0).all() and (found.diff(dim=1) > 1.5).all()
     assert other.visual.positional_embedding.requires_grad == (
         trained.visual.positional_embedding.requires_grad
     )

@@ -13,7 +13,10 @@ from clipfh_lib.files import InputError
 
 ASPECTS = ["dorsal_r", "dorsal_l", "palmar_r", "palmar_l", "all"]
 GALLERIES = ["same_aspect", "all_aspects", "default"]
-WEIGHTS = ["trained", "pretrained", "untrained", "pixels"]
+WEIGHTS = [
+    "trained", "trained_reranked", "pretrained", "pretrained_reranked", "untrained",
+    "untrained_reranked", "pixels",
+]  # fmt: skip
 GAPS = {
     "gap_1": "1",
     "gap_2": "2",
@@ -196,8 +199,9 @@ def comparison(metrics: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.Da
 
 
 def chief(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a thesis prints: all aspects together, or the one that a data set tests."""
-    pooled = table.groupby("dataset")["test_aspect"].transform(lambda names: (names == "all").any())
+    """The rows that a thesis prints: all aspects together, or the one that a run tests."""
+    run = [name for name in ("dataset", "notebook", "run") if name in table]
+    pooled = table.groupby(run)["test_aspect"].transform(lambda names: (names == "all").any())
     return table[(table["test_aspect"] == "all") | ~pooled].reset_index(drop=True)
 
 

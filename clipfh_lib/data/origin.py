@@ -1,0 +1,71 @@
+"""What a run's weights were trained on, and whether people of its test trained there too."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+
+from clipfh_lib import files, runs
+from clipfh_lib.data import splits
+from clipfh_lib.params import Common
+
+COLUMNS = [
+    "train_notebook", "train_dataset", "train_aspect", "train_recipe", "train_seed", "test_people",
+    "seen",
+]  # fmt: skip
+
+
+def of(p: Common, data: splits.Prepared) -> pd.DataFrame:
+    """The run that `model.weights` names: one row, or none where the weights are no run of ours.
+
+    A person of the test who trained there makes that test too easy: a hand's two sides share the
+    person, and the published cuts of the four aspects are not the same.
+
+    Args:
+        p: parameters of the run that tests.
+        data: its images and split.
+
+    Returns:
+        COLUMNS: which run trained, `train_aspect` (space-separated, "all" for all that there are),
+        the number of `test_people`, and `seen`: how many of them trained there; -1 where that
+        run's split is no longer to be found.
+
+    Raises:
+        InputError: the folder holds no complete run.
+    """
+    folder = files.resolve(p.model.weights)
+    if not folder.is_dir():
+        return pd.DataFrame(columns=COLUMNS)
+    made = runs.manifest(folder)
+    theirs, trained = made["params"], _trained(folder, made)
+    people = set(data.split.loc[data.split["role"] == "query", "pid"])
+    seen = len(people & trained) if trained is not None and _same_people(p, theirs) else 0
+    row = [made["notebook"], theirs["dataset"], aspects(theirs["data"]), theirs["recipe"]]
+    row += [theirs["seed"], len(people), -1 if trained is None else seen]
+    return pd.DataFrame([row], columns=COLUMNS)
+
+
+def aspects(data: dict) -> str:
+    """The aspects that a data set's parameters train and test, as one word for a table."""
+    return " ".join(data["aspects"]) if 0 < len(data["aspects"]) < 4 else "all"
+
+
+def _trained(folder: Path, made: dict) -> set[int] | None:
+    """Ids of the people who trained in a run, from the split that its manifest names."""
+    theirs = SimpleNamespace(**made["params"])
+    theirs.data = SimpleNamespace(**theirs.data)
+    path = runs.folder("01_prepare_data", theirs, folder.parents[2]) / "split.csv"
+    if not path.is_file() or files.sha256(path) != made.get("split_sha256"):
+        return None
+    split = splits.read(path)
+    return set(split.loc[split["role"] == "train", "pid"])
+
+
+def _same_people(p: Common, theirs: dict) -> bool:
+    """Whether an id means the same person in both data sets."""
+    ours, other = p.data.model_dump(mode="json"), theirs["data"]
+    if ours["catalogue"] != other["catalogue"]:
+        return False
+    if ours["root"] is None or other["root"] is None:  # drawn: a person is his seed and number
+        return ours["root"] == other["root"] and ours["draw"]["seed"] == other["draw"]["seed"]
+    return ours["catalogue"] in ("hands_11k", "hd") or ours["root"] == other["root"]
