@@ -54,9 +54,7 @@ def test_an_id_is_the_same_person_only_in_the_same_people(dataset, overrides, sa
 
 @pytest.mark.parametrize("dataset, same", [("11k_sample", True), ("folders", False)])
 def test_a_part_of_11k_hands_holds_the_same_people(dataset, same):
-    theirs = params.read("zero_shot", "11k_dorsal_r", "demo", "demo").model_dump(mode="json")[
-        "data"
-    ]
+    theirs = params.read("zero_shot", "11k_dorsal_r", "demo", "demo").model_dump(mode="json")
     ours = params.read("zero_shot", dataset, "demo", "demo")
     assert origin._same_people(ours, theirs) == same
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import simulated
 
 from clipfh_lib.evaluation import retrieval, trials
-import simulated
 
 ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 
