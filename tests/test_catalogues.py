@@ -328,6 +328,7 @@ def test_a_name_that_is_not_utf8_and_a_linked_folder_are_set_aside(tmp_path):
         ("hands_11k", "HandInfo.csv, from sites.google.com/view/11khands"),
         ("hd", "Original Images/502-712/.*polyu.edu.hk"),
         ("folders", "<pid>/"),
+        ("split_folders", "query0 ..., gallery0 ...,.* older scripts"),
     ],
 )
 def test_a_missing_folder_says_how_the_data_must_lie(tmp_path, catalogue, says):
@@ -391,7 +392,7 @@ def test_a_drawn_hd_set_is_halved_by_the_published_cut(project):
 
 DRAWN = {"demo", "demo_hd"}
 NAMES = DRAWN | {"11k_dorsal_r", "11k_dorsal_l", "11k_palmar_r", "11k_palmar_l", "11k_all"}
-NAMES |= {"11k_sample", "hd", "folders"}
+NAMES |= {"11k_sample", "hd", "folders", "split_folders"}
 
 
 @pytest.mark.parametrize("dataset", sorted(NAMES))
@@ -401,8 +402,8 @@ def test_the_data_sets_of_params_are_drawn_or_say_what_is_missing(dataset, tmp_p
     assert (line == "") == (dataset in DRAWN)
 
 
-def test_catalogues_and_splits_open_without_torch():
-    code = "import sys; from clipfh_lib.data import catalogues, splits, traps; "
+def test_catalogues_splits_and_exports_open_without_torch():
+    code = "import sys; from clipfh_lib.data import catalogues, exports, traps; "
     code += "sys.exit('torch' in sys.modules)"
     root = Path(catalogues.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

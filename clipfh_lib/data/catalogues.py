@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from clipfh_lib import files
-from clipfh_lib.data import layouts
+from clipfh_lib.data import imports, layouts
 from clipfh_lib.files import InputError
 from clipfh_lib.params import DataParams, nearest
 
@@ -18,6 +18,15 @@ LAYOUT = {
     "hd": "Original Images/1-501/<id>_*.jpg and Original Images/502-712/<id>_*.jpg, "
     "from www4.comp.polyu.edu.hk/~csajaykr/knuckleV2.htm",
     "folders": "one folder of photographs for each person, <pid>/*.jpg",
+    "split_folders": "query0 ..., gallery0 ..., gallery0_all ..., train, val and train_all, as the "
+    "older scripts write them, in each <pid>/*.jpg",
+}
+
+READERS = {
+    "hands_11k": layouts.hands_11k,
+    "hd": layouts.hd,
+    "folders": layouts.folders,
+    "split_folders": imports.read,
 }
 
 
@@ -31,12 +40,14 @@ class Catalogue:
         set_aside: path, row (of the table; the header is row 1) and reason.
         notes: what was counted, one line each.
         root: folder that the paths start from.
+        split: where the folders themselves are one (split_folders); see splits.given.
     """
 
     images: pd.DataFrame
     set_aside: pd.DataFrame
     notes: list[str]
     root: Path
+    split: pd.DataFrame | None = None
 
 
 # --- where the data is ---------------------------------------------------------------------------
@@ -71,6 +82,7 @@ def missing(data: DataParams) -> str:
         "hands_11k": ["Hands", "HandInfo.csv"],
         "hd": [layouts.hd_start(folder) + name for name in layouts.HD_FOLDERS],
         "folders": [],
+        "split_folders": ["query0", "gallery0"],
     }
     absent = [part for part in parts[data.catalogue] if not (folder / part).exists()]
     if folder.is_dir() and not absent:
@@ -107,7 +119,7 @@ def ensure(data: DataParams, workers: int = 0) -> Path:
                 people = draw.people
                 demo_hands.write_11k(folder, people, draw.images, draw.size, draw.seed, workers)
             else:
-                raise ValueError("hands_11k and hd can be drawn, folders cannot")
+                raise ValueError(f"hands_11k and hd can be drawn, {data.catalogue} cannot")
         except ValueError as error:
             raise InputError(f"data.draw: {error}") from None
     return folder
@@ -135,7 +147,7 @@ def read(data: DataParams) -> Catalogue:
             protocol cannot be kept; one line with the file, the row and the fix.
     """
     folder = ensure(data)
-    found = layouts.READERS[data.catalogue](folder, data)
+    found = READERS[data.catalogue](folder, data)
     aside = pd.DataFrame(found.aside, columns=["path", "row", "reason"]).astype({"row": "Int64"})
     if not found.images:
         first = f"; first set aside: {aside['path'][0]}: {aside['reason'][0]}" if len(aside) else ""
@@ -153,7 +165,7 @@ def read(data: DataParams) -> Catalogue:
     if data.limit:
         images = _limit(images, data)
         notes.append(f"limited run: {len(images)} images taken by data.limit")
-    return Catalogue(images, aside, notes, folder)
+    return Catalogue(images, aside, notes, folder, found.split)
 
 
 def _numbers(images: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -47,6 +48,13 @@ OPTIONAL = {
 HD_FOLDERS = ("1-501", "502-712")
 HD_SHIFT = 1000  # added to the ids of the second folder, whose people nobody searches for
 LARGEST = 9_999_999  # ids above meet those of another aspect's people in a gallery, + 11 million
+STEPS = (11_000_000, 21_000_000, 31_000_000)  # added to the ids of other aspects' people
+OTHERS = {  # in the order of the steps, which MBA-Net's scripts chose for each aspect apart
+    "dorsal_r": ("dorsal_l", "palmar_r", "palmar_l"),
+    "dorsal_l": ("dorsal_r", "palmar_r", "palmar_l"),
+    "palmar_r": ("dorsal_l", "dorsal_r", "palmar_l"),
+    "palmar_l": ("palmar_r", "dorsal_r", "dorsal_l"),
+}
 WHOLE_11K = {  # aspect: images, images without accessories, people who have one of these
     "dorsal_r": (2892, 2004, 143),
     "dorsal_l": (2788, 1869, 146),
@@ -58,11 +66,12 @@ WHOLE_HD = {"1-501": (4650, 502), "502-712": (1342, 213)}  # images, people
 
 @dataclass
 class Found:
-    """What a reader collects."""
+    """What a reader collects; `split` where the folders themselves are one."""
 
     images: list[dict] = field(default_factory=list)
     aside: list[tuple[str, int | None, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    split: pd.DataFrame | None = None
 
 
 # --- readers --------------------------------------------------------------------------------------
@@ -174,14 +183,7 @@ def folders(folder: Path, data: DataParams) -> Found:
     inside = [name for name in sorted(there) if name.count("/") == 1]
     if other := len(there) - len(inside):
         found.notes.append(f"{other} image files lie outside the people's folders: not read")
-    names = sorted({name.split("/")[0] for name in inside})
-    numbers = {name: int(name) for name in names if re.fullmatch(r"\d{1,7}", name, re.ASCII)}
-    same = [name for name in numbers if list(numbers.values()).count(numbers[name]) > 1]
-    if same:
-        raise InputError(f"{folder}: folders {' and '.join(same)} are the same number; rename one")
-    first = max(numbers.values(), default=0) + 1
-    named = [name for name in names if name not in numbers]
-    pids = numbers | {name: first + row for row, name in enumerate(named)}
+    pids, named = numbered(folder, {name.split("/")[0] for name in inside})
     before = set()
     for path in inside:
         name, stem = path.split("/")[0], path.rsplit(".", 1)[0]
@@ -192,12 +194,9 @@ def folders(folder: Path, data: DataParams) -> Found:
             continue
         image = dict(image_id=stem, path=path, pid=pids[name], aspect="all")
         if named:
-            image["pid_name"] = "" if name in numbers else name
+            image["pid_name"] = name if name in named else ""
         found.images.append(image)
     return found
-
-
-READERS = {"hands_11k": hands_11k, "hd": hd, "folders": folders}
 
 
 # --- parts of the readers -------------------------------------------------------------------------
@@ -209,6 +208,7 @@ def every_listing(folder: Path, data: DataParams) -> list[tuple[str, int]]:
         "hands_11k": ["Hands"],
         "hd": [hd_start(folder) + part for part in HD_FOLDERS],
         "folders": ["."],
+        "split_folders": ["."],
     }[data.catalogue]
     found = [(start, listing(folder / start, data)[0]) for start in starts]
     return sorted(
@@ -256,6 +256,17 @@ def listing(top: Path, data: DataParams) -> tuple[dict[str, int], dict[str, str]
             except OSError as error:  # a link in a circle, a file that went away
                 unusable[shown] = str(error.strerror)
     return sizes, unusable
+
+
+def numbered(folder: Path, names: set[str]) -> tuple[dict[str, int], set[str]]:
+    """Pids of people's folders, and which names are no numbers: these follow after the largest."""
+    named = {name for name in names if not re.fullmatch(r"\d{1,7}", name, re.ASCII)}
+    pids = {name: int(name) for name in sorted(names - named)}
+    count = Counter(pids.values())
+    if same := [name for name in pids if count[pids[name]] > 1]:
+        raise InputError(f"{folder}: folders {' and '.join(same)} are the same number; rename one")
+    first = max(pids.values(), default=0) + 1
+    return pids | {name: first + row for row, name in enumerate(sorted(named))}, named
 
 
 def rows_of(path: Path, needed: list[str], notes: list[str]) -> tuple[list[str], list]:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from clipfh_lib import files, runs
-from clipfh_lib.data import catalogues, images, layouts
+from clipfh_lib.data import catalogues, images, imports, layouts
+from clipfh_lib.data.layouts import OTHERS, STEPS
 from clipfh_lib.files import InputError
 from clipfh_lib.params import Common, DataParams
 
@@ -30,13 +31,6 @@ CUTS = {  # integer ids up to this one train; the thresholds of MBA-Net's script
     "palmar_r": 1051,
     "palmar_l": 1042,
     "all": 447,  # HD
-}
-STEPS = (11_000_000, 21_000_000, 31_000_000)  # added to the ids of other aspects' people
-OTHERS = {  # in the order of the steps, which those scripts chose for each aspect apart
-    "dorsal_r": ("dorsal_l", "palmar_r", "palmar_l"),
-    "dorsal_l": ("dorsal_r", "palmar_r", "palmar_l"),
-    "palmar_r": ("dorsal_l", "dorsal_r", "palmar_l"),
-    "palmar_l": ("palmar_r", "dorsal_r", "dorsal_l"),
 }
 VAL_SHARE, VAL_PEOPLE = 0.2, 5  # of the train people, and how many at least
 
@@ -100,7 +94,7 @@ def prepare(p: Common, outputs: str | Path) -> Prepared:
     """
     folder = runs.folder("01_prepare_data", p, outputs)
     root = catalogues.ensure(p.data, p.loader.workers)
-    code = [files.sha256(Path(module.__file__)) for module in (catalogues, layouts)]
+    code = [files.sha256(Path(module.__file__)) for module in (catalogues, imports, layouts)]
     code.append(files.sha256(Path(__file__)))
     data = p.data.model_dump(exclude={"root", "resize"})
     key = files.digest({"data": data, "content": catalogues.digest(p.data), "code": code})
@@ -141,7 +135,12 @@ def _write(folder: Path, key: str, p: Common) -> dict:
     traits = [column for column in table if column not in place]
     table = table.assign(width=seen["width"].to_numpy(), height=seen["height"].to_numpy())
     table = table.loc[~broken, [*place, "width", "height", *traits]].reset_index(drop=True)
-    tables = {"images.csv": table, "split.csv": make(table, p.data), "set_aside.csv": aside}
+    if catalogue.split is None:
+        split = make(table, p.data)
+    else:
+        split, said = given(catalogue.split, table, p.data)
+        notes = [*notes, *said]
+    tables = {"images.csv": table, "split.csv": split, "set_aside.csv": aside}
     hashes = {
         name: files.sha256(files.write_csv(folder / name, each)) for name, each in tables.items()
     }
@@ -267,7 +266,63 @@ def make(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
                 each = trials[other][trials[other]["role"] == "gallery"]
                 each = each.assign(pid=each["pid"] + step, distractor=True)
                 parts.append(each.assign(test_aspect=aspect, gallery="all_aspects"))
-    split = pd.concat(parts, ignore_index=True)[COLUMNS]
+    return _in_order(pd.concat(parts, ignore_index=True))
+
+
+def given(
+    split: pd.DataFrame, table: pd.DataFrame, data: DataParams
+) -> tuple[pd.DataFrame, list[str]]:
+    """The split that a catalogue brings, and notes: nothing is drawn, flaws of it are counted.
+
+    Rows of images that cannot be read are dropped. People without a query in any trial are
+    distractors.
+
+    Args:
+        split: COLUMNS but for `distractor`.
+        table: the images that can be read; see make.
+        data: `val` says how the split chose its val images; the others are not looked at.
+
+    Returns:
+        The manifest as make returns it, and one line for each flaw.
+
+    Raises:
+        InputError: the table cannot be split (see check_table), or no query is left.
+    """
+    check_table(table)
+    split, whole = split[split["image_id"].isin(table["image_id"])], split
+    notes = []
+    if lost := len(whole) - len(split):
+        notes.append(f"{lost} of {len(whole)} rows of the split dropped: images cannot be read")
+    query = split[split["role"] == "query"]
+    if query.empty:
+        raise InputError("no query of the split is left; set_aside.csv or the notes say why")
+    test = split["role"].isin(["query", "gallery"])
+    split = split.assign(distractor=test & ~split["pid"].isin(query["pid"]))
+    right = split.loc[split["role"] == "gallery", ["trial", "gallery", "pid"]].drop_duplicates()
+    for gallery, people in right.groupby("gallery"):
+        alone = len(query) - len(query.merge(people, on=["trial", "pid"]))
+        if alone:
+            notes.append(f"{alone} of {len(query)} queries have no right image in {gallery}")
+    train, val = (split[split["role"] == role] for role in ("train", "val"))
+    own = split[test & split["aspect"].isin([*train["aspect"], *val["aspect"]])]
+    leaked = set(own["pid"]) & {*train["pid"], *val["pid"]}
+    if leaked:
+        notes.append(
+            f"{len(leaked)} people train and are in query or gallery of the same aspect: results "
+            f"of trained weights are too good; first: {min(leaked)}"
+        )
+    if both := len(set(train["image_id"]) & set(val["image_id"])):
+        notes.append(f"{both} images are in train and in val")
+    shared = set(val["pid"]) & set(train["pid"])
+    if len(val) and len(train) and bool(shared) != (data.val == "published"):
+        fits = "published" if shared else "held_out"
+        notes.append(f"{len(shared)} people of val train too: data.val {fits} fits this split")
+    return _in_order(split), notes
+
+
+def _in_order(split: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a manifest with its columns, order and types."""
+    split = split[COLUMNS]
     order = split.assign(
         role=split["role"].map(ROLES.index),
         test_aspect=split["test_aspect"].fillna("").map(["", *CUTS].index),
