@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipfh_lib import files, params
-from clipfh_lib.data import catalogues, splits
+from clipfh_lib.data import catalogues, demo_hands, exports, splits
 from clipfh_lib.files import InputError
-from clipfh_lib.params import DataParams
+from clipfh_lib.params import DataParams, ExportParams
 
 ASPECTS = ["dorsal_r", "dorsal_l", "palmar_r", "palmar_l"]
 CROSSING = [1037, 1039, 1042, 1043, 1046, 1050, 1051]  # ids around the four cuts
@@ -90,6 +90,20 @@ def of(split, role, aspect=None, trial=None, gallery=None):
     for column, value in [("test_aspect", aspect), ("trial", trial), ("gallery", gallery)]:
         rows = rows if value is None else rows[rows[column] == value]
     return rows
+
+
+def folders_of(images, split, root, target):
+    """The split as folders at the target, which are linked to the files below the root."""
+    nothing = images[:0]
+    data = splits.Prepared(target, root, images, split, nothing, [], splits.sha256(split), False)
+    return exports.write(data, ExportParams(folder=str(target)))
+
+
+def back(root, **others):
+    """The split that folders are."""
+    data = DataParams(catalogue="split_folders", root=str(root), **others)
+    found = catalogues.read(data)
+    return splits.given(found.split, found.images, data)[0]
 
 
 # --- the published protocol ----------------------------------------------------------------------
@@ -180,6 +194,27 @@ def test_the_published_val_image_is_the_one_of_the_lowest_hash(whole):
         assert val & set(ids) == {lowest}
 
 
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_exported_folders_have_the_published_counts_and_come_back(
+    whole, handinfo, aspect, tmp_path
+):
+    split = splits.make(whole, data_11k(aspects=[aspect], val="published"))
+    folders_of(whole, split, handinfo, tmp_path / "out")
+    train_people, train, val, test_people, test = PUBLISHED[aspect]
+    counts = {"train": (train_people, train), "val": (train_people, val)}
+    counts["train_all"] = train_people, train + val
+    for trial in range(10):
+        counts[f"query{trial}"] = test_people, test - test_people
+        counts[f"gallery{trial}"] = test_people, test_people
+        counts[f"gallery{trial}_all"] = 290, 290
+    found = {
+        part.name: (len(list(part.iterdir())), len(list(part.glob("*/*.jpg"))))
+        for part in (tmp_path / "out" / aspect).iterdir()
+    }
+    assert found == counts
+    pd.testing.assert_frame_equal(back(tmp_path / "out" / aspect, aspects=[aspect]), split)
+
+
 PINNED = {  # of the drawn table; a change here changes every result and needs a line in CHANGELOG
     ("dorsal_r",): "2e68cba753d25bd56f58663ebd84ab2723460fcac4f3d67992f055a475c4154d",
     tuple(ASPECTS): "bece672e40ed0ae09bbd5412e39caacaaba06f5e71a2fdf18e4b1994e5fa4399",
@@ -246,6 +281,44 @@ def test_hd_has_the_published_queries_and_gallery(hd):
         assert set(gallery.loc[gallery["distractor"], "pid"]) == set(range(1502, 1715))
     assert of(split, "train")["pid"].nunique() == len(of(split, "val")) == 251
     assert not of(split, "train")["pid"].ge(448).any()
+
+
+def test_a_drawn_hd_set_at_full_numbers_has_the_published_structure(tmp_path):
+    counts = [9 + (k < 148) for k in range(251)] + [8 + (k < 235) for k in range(251)]
+    counts += [6 + (k < 64) for k in range(213)]
+    demo_hands.write_hd(tmp_path / "hd", 502, 213, counts, size=32, seed=0, workers=2)
+    data = DataParams(catalogue="hd", root=str(tmp_path / "hd"), val="published")
+    found = catalogues.read(data)
+    table = found.images
+    assert (len(table), table["pid"].nunique(), len(found.set_aside)) == (5992, 715, 0)
+    people = table.loc[~table["distractor"], "pid"]
+    low = sorted(set(people[people <= 447]))
+    assert (len(low), people.nunique()) == (251, 502) and low[-1] - low[0] > 250  # with gaps
+    assert ((people <= 447).sum(), (people > 447).sum()) == (2407, 2243)
+    assert set(table.loc[table["distractor"], "pid"]) == set(range(1502, 1715))
+    split = splits.make(table, data)
+    assert (len(of(split, "train")), len(of(split, "val"))) == (2156, 251)
+    assert of(split, "train")["pid"].nunique() == of(split, "val")["pid"].nunique() == 251
+    tested = split[split["role"].isin(["query", "gallery"]) & ~split["distractor"]]
+    assert (tested["image_id"].nunique(), tested["pid"].nunique()) == (2243, 251)
+    assert sorted(split["trial"].dropna().unique()) == list(range(10))
+    for trial in range(10):
+        query, gallery = (of(split, role, "all", trial) for role in ("query", "gallery"))
+        assert (len(query), query["pid"].nunique()) == (1992, 251)
+        assert (len(gallery), gallery["pid"].nunique()) == (1593, 464)
+        assert (gallery["distractor"].sum(), (~gallery["distractor"]).sum()) == (1342, 251)
+        assert not set(gallery["image_id"]) & set(query["image_id"])
+    with Image.open(tmp_path / "hd" / table["path"].iloc[-1]) as image:
+        assert image.size == (32, 24)
+    counted = folders_of(table, split, tmp_path / "hd", tmp_path / "out").set_index("folder")
+    assert counted.loc["gallery9", ["people", "images"]].tolist() == [464, 1593]
+    again = back(tmp_path / "out" / "all", val="published")
+    ids = split["image_id"].str.rpartition("/")[2]
+    order = ["role", "trial", "pid", "image_id"]
+    same = (
+        each.sort_values(order, ignore_index=True) for each in (again, split.assign(image_id=ids))
+    )
+    pd.testing.assert_frame_equal(*same, check_dtype=False)
 
 
 def test_folders_have_no_published_cut_but_the_others():
@@ -399,6 +472,23 @@ def test_a_manifest_comes_back_from_its_csv_file_as_it_was(table, chosen, tmp_pa
     assert "\n'=" in path.read_text()
     pd.testing.assert_frame_equal(splits.read(path), split)
     assert splits.sha256(splits.read(path)) == splits.sha256(split) == files.sha256(path)
+
+
+@settings(max_examples=15, deadline=None)
+@given(table=tables, chosen=choices)
+def test_every_split_comes_back_from_its_folders_as_it_was(table, chosen, tmp_path_factory):
+    table = table.assign(path=table["image_id"] + ".jpg")
+    split = made(table, **chosen)
+    root = tmp_path_factory.mktemp("there")
+    (root / "photographs").mkdir()
+    for path in table["path"]:
+        (root / "photographs" / path).touch()
+    folders_of(table, split, root / "photographs", root / "out")
+    for aspect in split["test_aspect"].dropna().unique():
+        own = split["test_aspect"].eq(aspect)
+        own |= split["test_aspect"].isna() & split["aspect"].eq(aspect)
+        theirs = back(root / "out" / aspect, aspects=[aspect])
+        pd.testing.assert_frame_equal(theirs, split[own].reset_index(drop=True))
 
 
 # --- prepared on disk ----------------------------------------------------------------------------
