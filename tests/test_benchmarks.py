@@ -1,0 +1,82 @@
+"""Every benchmark at a small size; how fast anything is depends on the machine and is not asked."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SMALL = {
+    "metrics": "--percent 10 --repeats 1",
+    "bootstrap": "--people 20 --resamples 1000 --repeats 1",
+    "big_gallery": "--queries 100 --rows 20000",
+    "decode_cache": "--people 2 --images 2 --width 320 --repeats 1",
+    "from_files": "--people 3 --images 2 --width 320 --repeats 1",
+    "start": "--repeats 1",
+}
+RANKS_PLUS_ONE = (
+    "right = one.search.search\n"
+    "one.search.search = lambda *a, **k: [f._replace(ranks=f.ranks + 1) for f in right(*a, **k)]"
+)
+
+
+def run(script, change, options=""):
+    """A benchmark in a process of its own, after a change to it (`one`)."""
+    code = f"from benchmarks import {script} as one\n{change}\none.main()"
+    command = [sys.executable, "-c", code, *SMALL[script].split(), *options.split()]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "script, change",
+    [
+        ("metrics", "one.TIMES = 0"),
+        ("bootstrap", "one.LIMIT = 0"),
+        ("big_gallery", "one.LIMIT = 0"),
+        ("decode_cache", "one.TIMES = 1e9"),
+        ("from_files", "one.COLD = 1e9"),
+        ("start", "one.PLAN = 0"),
+    ],
+)
+def test_it_agrees_with_its_reference_and_a_missed_target_ends_with_1(script, change):
+    done = run(script, change, "--check")
+    assert "Traceback" not in done.stderr, done.stderr  # every script compares results first
+    assert "MISSED" in done.stdout
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("limit, options", [(1e9, "--check"), (0, "")])
+def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
+    done = run("bootstrap", f"one.LIMIT = {limit}", options)
+    assert done.returncode == 0, done.stderr
+    assert ("MISSED" in done.stdout) == (limit == 0)
+    assert "OMP_NUM_THREADS 1," in done.stdout
+
+
+@pytest.mark.parametrize(
+    "script, change",
+    [
+        ("metrics", RANKS_PLUS_ONE),
+        ("big_gallery", RANKS_PLUS_ONE),
+        (
+            "bootstrap",
+            "right = one.intervals.interval\n"
+            "one.intervals.interval = lambda *a: one.np.array(right(*a)) + 0.1",
+        ),
+        (
+            "decode_cache",
+            "right = one.reference\none.reference = lambda path: right(path)[:, ::-1]",
+        ),
+        (
+            "from_files",
+            "right = one.each_trial_anew\n"
+            "one.each_trial_anew = lambda *a: right(*a).assign(value=0.5)",
+        ),
+    ],
+)
+def test_a_result_that_differs_from_the_reference_is_no_figure(script, change):
+    done = run(script, change)
+    assert done.returncode == 1
+    assert "AssertionError" in done.stderr
+    assert "ratio" not in done.stdout
