@@ -57,18 +57,20 @@ def folder(notebook: str, p: Common | str, outputs: str | Path) -> Path:
     )
 
 
-def key(notebook: str, p: Common | str, data: str | list[str]) -> str:
+def key(notebook: str, p: Common | str, data: str | list[str], weights: str | None = None) -> str:
     """SHA-256 of what decides a run's content: parameters, data, weights, code; not of file times.
 
     Args:
         data: what the run reads: the digest of its data set or split, the keys of other runs.
+        weights: stands for what model.weights holds; for a run folder that is still to be made, the
+            key of its run, so that this key does not change when it is there.
     """
     content = {"notebook": notebook, "code": code_digest(notebook), "data": data}
     if isinstance(p, str):
         content["plan"] = p
     else:
         content["params"] = p.model_dump(exclude={"overrides"})
-        content["weights"] = _weights_digest(p)
+        content["weights"] = _weights_digest(p) if weights is None else weights
     return files.digest(content)
 
 
