@@ -51,11 +51,11 @@ def job_at(folder):
 
 
 def with_data(plan):
-    """The runs whose data set is there; the others' data sets go to `absent`."""
+    """The runs whose data sets are there, also of what they need; the others' go to `absent`."""
     jobs = jobs_of(plan)
     reasons = {job.folder: catalogues.missing(job.params.data) for job in jobs}
     absent.update({job.cell.dataset: reasons[job.folder] for job in jobs if reasons[job.folder]})
-    return [job for job in jobs if not reasons[job.folder]]
+    return [job for job in jobs if not any(reasons[each] for each in [job.folder, *job.needs])]
 
 
 def manifests(jobs):
@@ -72,7 +72,10 @@ def wanted(plan):
 
 def key_of(job):
     needs = [key_of(job_at(relative(folder))) for folder in job.needs]
-    return runs.key(job.cell.notebook, job.params, [catalogues.digest(job.params.data), *needs])
+    # weights that the plan itself trains are known by the key of their run, before and after it
+    weights = "of the plan" if plans.weights_folder(job.params) in job.needs else None
+    data = [catalogues.digest(job.params.data), *needs]
+    return runs.key(job.cell.notebook, job.params, data, weights)
 
 
 def written(folder, key):

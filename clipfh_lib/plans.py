@@ -1,10 +1,11 @@
 """A plan: which runs, where each one stands, and what it needs to have been done before."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-from clipfh_lib import params, runs
+from clipfh_lib import files, params, runs
 from clipfh_lib.files import InputError
 from clipfh_lib.params import NOTEBOOKS, Common, Frozen
 
@@ -22,7 +23,8 @@ class Cell(Frozen):
     overrides: dict[str, object] | list[dict[str, object]] = {}
     needs: list[
         str
-    ] = []  # notebooks whose runs of the same axes, as far as they have them, go first
+    ] = []  # notebooks; their runs of the same axes, as far as they have them, go first
+    name: str = ""  # "{name}" in the overrides of cells below is the folder of this one run
 
 
 class Plan(Frozen):
@@ -51,11 +53,19 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
     content = params.read_yaml(path)
     where = params.short(path)
     source = dict.fromkeys(content, where)
-    listed = [one for cell in params.validate(Plan, content, source).cells for one in expand(cell)]
-    made = [job(cell, outputs) for cell in listed]
+    made, folders = [], {}
+    for cell in params.validate(Plan, content, source).cells:
+        own = [job(_placed(one, folders, where), outputs) for one in expand(cell)]
+        made += own
+        if cell.name:
+            if len(own) > 1 or cell.name in folders:
+                raise InputError(f"{where}: name {cell.name} must be that of one run")
+            folders[cell.name] = own[0].folder
     found: dict[Path, Job] = {}
     for one in made:
-        needs = []
+        needs = (
+            [weights_folder(one.params)] if weights_folder(one.params) in folders.values() else []
+        )
         for name in one.cell.needs:
             fit = [
                 other.folder for other in made if other.cell.notebook == name and _fits(other, one)
@@ -67,6 +77,25 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
             needs += fit
         found[one.folder] = one._replace(needs=needs)
     return list(found.values())
+
+
+def weights_folder(p: Common) -> Path | None:
+    """Where a run's weights come from, should they be a run's."""
+    return files.resolve(p.model.weights) if hasattr(p, "model") else None
+
+
+def _placed(cell: Cell, folders: dict[str, Path], where: str) -> Cell:
+    """The cell with the folders of named runs put into its overrides."""
+    values = params.flat(cell.overrides)
+    for key, value in values.items():
+        if isinstance(value, str) and (found := re.fullmatch(r"\{(.*)\}", value)):
+            if found[1] not in folders:
+                known = ", ".join(folders) or "none"
+                raise InputError(f"{where}: {key}: {value} names no cell above it (named: {known})")
+            folder, root = folders[found[1]], files.project()
+            inside = folder.is_relative_to(root)
+            values[key] = (folder.relative_to(root) if inside else folder).as_posix()
+    return cell.model_copy(update={"overrides": values})
 
 
 def expand(cell: Cell) -> list[Cell]:

@@ -65,33 +65,6 @@ def searches(array: np.ndarray, table: pd.DataFrame, split: pd.DataFrame) -> lis
     return found
 
 
-def across_aspects(split: pd.DataFrame) -> pd.DataFrame:
-    """The split with each aspect's queries against the galleries of every aspect's people.
-
-    Can the back of a hand be found by its palm, the left by the right? In these galleries an id
-    means the person; in `all_aspects` the same person's other hands count as wrong. People who
-    test in one aspect alone have no right image in the others: `unmatched` counts their queries.
-
-    Args:
-        split: a manifest with the gallery `same_aspect`.
-
-    Returns:
-        Query and gallery rows; `gallery` is the aspect that is searched. Empty where a split tests
-        fewer than two aspects.
-    """
-    query = split[split["role"] == "query"]
-    own = split[split["gallery"] == "same_aspect"]
-    here = list(dict.fromkeys(query["test_aspect"]))
-    if len(here) < 2:
-        return split.iloc[:0]
-    galleries = [
-        own[own["test_aspect"] == searched].assign(test_aspect=aspect, gallery=searched)
-        for aspect in here
-        for searched in here
-    ]
-    return pd.concat([query, *galleries], ignore_index=True)
-
-
 def image_rows(array: np.ndarray, table: pd.DataFrame, images: pd.Series) -> np.ndarray:
     """Rows of the embeddings of images named by id: (n,).
 

@@ -23,7 +23,7 @@ def across_aspects(
     """Queries of each aspect (rows) in the galleries of each (columns): a panel for each weights.
 
     Args:
-        metrics: of `trials.across_aspects`; the pooled rows are left out.
+        metrics: of `evaluation.across`; the pooled rows are left out.
         dataset: the data set's name.
         limited: data.limit was set; the figure says so.
         metric: a fraction.

@@ -1,10 +1,13 @@
 """Queries of one aspect in the galleries of the others."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import simulated
 
-from clipfh_lib.evaluation import retrieval, trials
+from clipfh_lib.evaluation import across, retrieval, trials
+from clipfh_lib.params import EvaluationParams, RerankParams
 
 ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 
@@ -21,7 +24,7 @@ def test_across_aspects_equals_a_loop_over_queries():
     hand = table.groupby("pid").ngroup().to_numpy()
     who = np.random.default_rng(1).standard_normal((hand.max() + 1, 16))[hand]
     array = (array + 0.7 * who).astype(np.float32)  # a person's hands have something in common
-    found = rank1(array, table, trials.across_aspects(split))
+    found = rank1(array, table, across.searched(split))
     unit = array / np.linalg.norm(array, axis=1, keepdims=True)
     row = dict(zip(table["image_id"], range(len(table)), strict=True))
     for query_aspect in ASPECTS[:3]:
@@ -44,9 +47,9 @@ def test_across_aspects_equals_a_loop_over_queries():
 
 def test_the_diagonal_is_the_gallery_of_the_same_aspect():
     array, table, split = simulated.people(aspects=ASPECTS, noise=1.5)
-    across = rank1(array, table, trials.across_aspects(split))
+    found = rank1(array, table, across.searched(split))
     own = rank1(array, table, split)["same_aspect"]
-    assert np.diag(across).tolist() == own[across.index].tolist()
+    assert np.diag(found).tolist() == own[found.index].tolist()
     assert own.between(0.2, 0.99).all()
 
 
@@ -54,12 +57,27 @@ def test_people_of_one_aspect_alone_are_unmatched_in_the_others():
     array, table, split = simulated.people()
     lone = split.loc[split["role"] == "query", "pid"].max()
     split = split[~((split["pid"] == lone) & (split["test_aspect"] == "palmar_l"))]
-    metrics = retrieval.evaluate(array, table, trials.across_aspects(split), "w", resamples=10)
+    metrics = retrieval.evaluate(array, table, across.searched(split), "w", resamples=10)
     unmatched = metrics.metrics[metrics.metrics["metric"] == "unmatched"]
     cells = set(zip(unmatched["test_aspect"], unmatched["gallery"], strict=True))
     assert ("dorsal_r", "palmar_l") in cells and ("dorsal_r", "dorsal_r") not in cells
 
 
+class Weighted(NamedTuple):
+    weights: str
+    embeddings: tuple
+
+
+def test_a_run_is_evaluated_for_each_weights_and_without_re_ranking():
+    array, table, split = simulated.people()
+    found = [Weighted("pretrained", (array, table)), Weighted("pixels", (-array[::-1], table))]
+    how = EvaluationParams(resamples=10, rerank=RerankParams())
+    metrics = across.evaluate(found, split, how)
+    assert set(metrics["weights"]) == {"pretrained", "pixels"}
+    assert set(metrics["gallery"]) == {"dorsal_r", "palmar_l"}
+
+
 def test_one_aspect_alone_has_nothing_across():
-    _, _, split = simulated.people(aspects=("dorsal_r",))
-    assert trials.across_aspects(split).empty
+    array, table, split = simulated.people(aspects=("dorsal_r",))
+    found = across.evaluate([Weighted("w", (array, table))], split, EvaluationParams())
+    assert found.empty and {"test_aspect", "gallery", "metric", "subset"} <= set(found)
