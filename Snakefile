@@ -4,6 +4,7 @@
 # A run is done when its manifest.json is there and what decides its content (parameters, data,
 # weights, code) has not changed: a small file holds the key of that, and is written only when it
 # changes. Other file times do not count.
+import functools
 import json
 import shlex
 import sys
@@ -28,6 +29,7 @@ def relative(folder):
     return (folder.relative_to(files.project()) if inside else folder).as_posix()
 
 
+@functools.cache  # what the key of a run depends on stays while this process lives
 def jobs_of(plan):
     made = [single()] if plan == "run" else plans.jobs(plan, OUTPUTS)
     known.update({relative(job.folder): job for job in made})
@@ -70,8 +72,10 @@ def wanted(plan):
     return [*last, *([f"{relative(files.resolve(OUTPUTS))}/{plan}/no_data"] if lost else [])]
 
 
-def key_of(job):
-    needs = [key_of(job_at(relative(folder))) for folder in job.needs]
+@functools.cache
+def key_of(folder):
+    job = job_at(folder)
+    needs = [key_of(relative(need)) for need in job.needs]
     # weights that the plan itself trains are known by the key of their run, before and after it
     weights = "of the plan" if plans.weights_folder(job.params) in job.needs else None
     data = [catalogues.digest(job.params.data), *needs]
@@ -122,7 +126,7 @@ for notebook in params.NOTEBOOKS:
         input:
             lambda w, n=notebook: needed(w.base, n, w.run),
             key=lambda w, n=notebook: written(
-                f"{w.base}/{n}/{w.run}", key_of(job_at(f"{w.base}/{n}/{w.run}"))
+                f"{w.base}/{n}/{w.run}", key_of(f"{w.base}/{n}/{w.run}")
             ),
         output:
             f"{{base}}/{notebook}/{{run}}/manifest.json",
@@ -143,7 +147,9 @@ rule compare:
         lambda w: manifests(with_data(w.plan)),
         key=lambda w: written(
             f"{w.base}/{w.plan}/{COMPARE}",
-            runs.key(COMPARE, w.plan, sorted(key_of(job) for job in with_data(w.plan))),
+            runs.key(
+                COMPARE, w.plan, sorted(key_of(relative(job.folder)) for job in with_data(w.plan))
+            ),
         ),
     output:
         f"{{base}}/{{plan}}/{COMPARE}/manifest.json",
