@@ -250,8 +250,8 @@ def small(tmp_path, **files):
 
 
 def test_two_photographs_of_one_name_do_not_become_one(tmp_path):
-    data = small(tmp_path, a="x/1.jpg", b="y/1.JPG", c="x/2.jpg", d="y/2.jpg")
-    with pytest.raises(InputError, match=r"x/(\d).jpg and y/\1.(jpg|JPG) would be one file"):
+    data = small(tmp_path, a="x/1.jpg", b="y/1.JPG", c="x/2.jpg", d="y/2.JPG")
+    with pytest.raises(InputError, match=r"x/(\d).jpg and y/\1.JPG would be one file"):
         write(data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -407,6 +407,11 @@ STOPS = {
         lambda root: (shutil.rmtree(root / "gallery1"), (root / "gallery1").mkdir()),
         {},
         "gallery1 is missing or holds no",
+    ),
+    "no trial 0": (
+        lambda root: [path.unlink() for path in root.glob("*0/*/*.png")],
+        {},
+        "query0 is missing or holds no",
     ),
     "gallery_all of some trials": (
         lambda root: put(root, "gallery1_all/11000001/1.png"),
