@@ -158,7 +158,12 @@ def test_the_map_for_the_older_layout_has_every_place():
 
 @pytest.mark.parametrize(
     ("dataset", "root"),
-    [("11k_dorsal_r", "data/11k"), ("hd", "data/hd"), ("folders", "data/folders")],
+    [
+        ("11k_dorsal_r", "data/11k"),
+        ("hd", "data/hd"),
+        ("folders", "data/folders"),
+        ("split_folders", "data/split_folders"),
+    ],
 )
 def test_readme_and_the_missing_folder_error_say_the_same(dataset, root, tmp_path):
     p = params.load("prepare_data", dataset)

@@ -21,7 +21,8 @@ LIGHT = [
     for module in MODULES
     if module.split(".")[1] in ("files", "params", "runs", "plans", "reports")
     or module.split(".")[-1] in ("metrics", "intervals", "catalogues", "splits", "images")
-    or module.split(".")[-1] in ("captions", "demo_hands", "layouts", "traps")
+    or module.split(".")[-1] in ("captions", "demo_hands", "layouts", "traps", "exports", "imports")
+    or module.split(".")[-1] in ("origin", "reranking", "open_set", "across", "retrieval")
 ]
 
 
