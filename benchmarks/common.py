@@ -127,7 +127,7 @@ def photographs(root: Path, people: int, images: int, width: int) -> pd.DataFram
     brighter, so that each is a file of its own.
 
     Args:
-        width: pixels; 1600 x 1200 make files of 200 to 300 kB.
+        width: pixels; files of 1600 x 1200 have 100 to 300 kB.
     """
     rows, draw = [], np.random.default_rng(0)
     for shot in demo_hands.table_11k(people, 2, 0):
