@@ -323,3 +323,25 @@ def test_the_printed_rows_are_the_pooled_ones_or_those_of_the_one_aspect_that_is
     )
     found = tables.chief(frame)
     assert found.values.tolist() == [["demo", "all"], ["11k_dorsal_r", "dorsal_r"], ["hd", "all"]]
+
+
+def test_a_number_that_rests_on_too_few_pairs_gets_a_dagger_and_a_remark():
+    notes = pd.DataFrame(
+        [("pretrained", "dorsal_r", "same_aspect", "rank1", "9 pairs; the rule of 30 asks for 30")],
+        columns=["weights", "test_aspect", "gallery", "metric", "reason"],
+    )
+    plain = tables.summary(metrics(), ["rank1", "mAP"])
+    shown = tables.summary(metrics(), ["rank1", "mAP"], notes).set_index("weights")
+    assert shown.loc["pretrained", "rank-1, %"] == "72.3 [65.1, 79.0] †"
+    assert shown.loc["pretrained", "remark"] == "demo figures; † too few pairs or errors"
+    assert shown.loc["pixels", "remark"] == "demo figures"
+    assert not plain.astype(str).apply(lambda column: column.str.contains("†")).any().any()
+    elsewhere = tables.summary(metrics(), ["mAP"], notes)
+    pd.testing.assert_frame_equal(elsewhere, tables.summary(metrics(), ["mAP"]))
+
+
+def test_a_data_set_without_an_open_set_shows_why():
+    notes = pd.DataFrame({"metric": ["fnir"], "reason": ["no distractors"]})
+    assert tables.of_open_set(metrics().iloc[:0], notes) is notes
+    frame = metrics().assign(metric=lambda rows: rows["metric"].replace("rank1", "fnir@1e-1"))
+    assert "fnir@1e-1, %" in tables.of_open_set(frame, notes.iloc[:0])

@@ -32,7 +32,7 @@ def across_aspects(
     frame = metrics[here & (metrics["test_aspect"] != "all")]
     if frame.empty:
         figure = style.new(metrics, dataset, limited, 0.9)
-        figure.text(0.01, 0.3, "This data set tests fewer than two aspects.")
+        figure.text(0.5, 0.3, "this data set tests fewer than two aspects", ha="center")
         return figure
     frame = style.series(frame)
     names = tables.aspects(frame["test_aspect"])

@@ -253,9 +253,37 @@ def _with_intervals(table: pd.DataFrame, name: str) -> list[str]:
     return cells
 
 
-def summary(metrics: pd.DataFrame, columns: Sequence[str] = SHORT) -> pd.DataFrame:
-    """The end of a notebook: the chief numbers in percent with their 95 % intervals."""
-    return printed(comparison(metrics, columns), columns)
+def summary(
+    metrics: pd.DataFrame, columns: Sequence[str] = SHORT, notes: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The end of a notebook: the chief numbers in percent with their 95 % intervals.
+
+    Args:
+        metrics: rows of metrics.csv.
+        columns: as in `comparison`.
+        notes: `weights, test_aspect, gallery, metric, reason` of numbers that rest on too few pairs
+            or errors; these get a dagger, and the row's remark says so.
+    """
+    table = comparison(metrics, columns)
+    shown = printed(table, columns)
+    for note in () if notes is None else notes.itertuples():
+        where = [note.weights, note.test_aspect, note.gallery]
+        rows = (table[["weights", "test_aspect", "gallery"]] == where).all(axis=1)
+        if (heading := _heading(note.metric)) in shown:
+            shown.loc[rows, heading] += " †"
+    doubtful = shown.apply(lambda row: row.astype(str).str.endswith("†").any(), axis=1)
+    if doubtful.any():
+        remarks = shown.get("remark", pd.Series("", shown.index))
+        told = remarks.where(remarks == "", remarks + "; ") + "† too few pairs or errors"
+        shown["remark"] = remarks.where(~doubtful, told)
+    return shown
+
+
+def of_open_set(metrics: pd.DataFrame, notes: pd.DataFrame) -> pd.DataFrame:
+    """Misses and false alarms, doubtful ones with a dagger; without an open set the notes."""
+    kinds = ("fnir", "val_fnir", "val_fpir")
+    columns = [f"{kind}@{level}" for kind in kinds for level in ("1e-1", "1e-2")]
+    return notes if metrics.empty else summary(metrics, columns, notes)
 
 
 def burst_gaps(metrics: pd.DataFrame) -> pd.DataFrame:
