@@ -164,6 +164,7 @@ def test_pairs_of_neighbouring_val_images_set_no_threshold(drawn):
 def test_join_puts_kinds_of_weights_together(results):
     both = verification.join(results, results._replace(curves=results.curves.assign(weights="w")))
     assert [len(each) for each in both] == [2 * len(each) for each in results]
+    assert len(both.scores) > 0 and len(both.thresholds) > 0
     assert set(both.curves["weights"]) == {"trained", "w"}
 
 
@@ -204,3 +205,54 @@ def test_curves_run_from_all_accepted_to_none_and_pass_through_the_equal_error_r
         crossing = curve.iloc[(curve["far"] - curve["frr"]).abs().argmin()]
         eer = cell(results, "eer", *names)["value"]
         assert crossing[["far", "frr"]].mean() == pytest.approx(eer, abs=0.02)
+
+
+@pytest.mark.parametrize("test_aspect", ["palmar_l", "all"])
+@pytest.mark.parametrize("gallery", ["same_aspect", "all_aspects"])
+def test_scores_of_each_kind_are_counted_in_the_same_bins(drawn, results, gallery, test_aspect):
+    array, table, split = drawn
+    unit = array / np.linalg.norm(array, axis=1, keepdims=True)
+    at = {image: row for row, image in enumerate(table["image_id"])}
+    found = {"mated": [], "non-mated": [], "distractor": []}
+    tested = split[split["test_aspect"] == test_aspect] if test_aspect != "all" else split
+    for _, here in tested.groupby(["trial", "test_aspect"]):
+        images = here[here["gallery"] == gallery]
+        for query in here[here["role"] == "query"].itertuples():
+            for image in images.itertuples():
+                kind = "mated" if image.pid == query.pid else "non-mated"
+                kind = "distractor" if image.distractor else kind
+                found[kind].append(unit[at[query.image_id]] @ unit[at[image.image_id]])
+    counted = results.scores.query("test_aspect == @test_aspect and gallery == @gallery")
+    every = np.concatenate([scores for scores in found.values() if scores])
+    edges = np.linspace(every.min(), every.max(), verification.SCORE_BINS + 1)
+    assert set(counted["kind"]) == {kind for kind, scores in found.items() if scores}
+    assert ("distractor" in set(counted["kind"])) == (gallery == "all_aspects")
+    for kind, rows in counted.groupby("kind"):
+        assert rows["count"].sum() == len(found[kind])
+        np.testing.assert_allclose([*rows["low"], rows["high"].iloc[-1]], edges, atol=1e-6)
+        expected, _ = np.histogram(np.array(found[kind], np.float32), edges)
+        assert np.abs(rows["count"] - expected).sum() <= 4  # a score on an edge, rounded otherwise
+
+
+def test_equal_scores_are_counted_too(drawn):
+    array, table, split = drawn
+    found = verification.evaluate(np.ones_like(array), table, split, "w", resamples=20)
+    for _, rows in found.scores.groupby(["test_aspect", "gallery", "kind"]):
+        inside = rows[rows["count"] > 0]
+        assert len(inside) == 1 and inside["count"].iloc[0] == rows["count"].sum()
+        assert inside["low"].iloc[0] - 1e-6 <= 1 < inside["high"].iloc[0]
+
+
+def test_thresholds_of_val_people_are_listed_where_there_are_pairs_enough(drawn, results):
+    listed = results.thresholds.set_index(["test_aspect", "gallery", "far"])["threshold"]
+    val = verification.val_impostors(*drawn, "dorsal_r", "cosine")
+    own = listed.sort_index()["dorsal_r", "same_aspect"]
+    assert list(own.index) == [0.01, 0.1]  # 14 people x 8 images: too few for 0.1 %
+    for far, threshold in own.items():
+        assert (val.scores >= threshold).mean() <= far
+        lower = np.nextafter(np.float32(threshold), np.float32(-np.inf))
+        assert (val.scores >= lower).mean() > far
+    both = [
+        verification.val_impostors(*drawn, a, "cosine").scores for a in ("dorsal_r", "palmar_l")
+    ]
+    assert listed["all", "same_aspect", 0.01] == metrics.threshold_at(np.concatenate(both), 0.01)

@@ -17,36 +17,47 @@ METRICS = (
     *(f"{rate}@{name}" for rate in ("val_tar", "val_far") for name in FARS),
 )
 NEAR = 10  # file numbers; pairs of val images no further apart are left out
+KINDS = ("mated", "non-mated", "distractor")  # comparisons, see `Results.scores`
+SCORE_BINS = 150  # of the histogram of a group's scores
 
 
 class Results(NamedTuple):
     """`trials` and `metrics` have the columns of `retrieval.Results`.
 
-    `notes` says why a value is empty: `weights, test_aspect, gallery, metric, reason`. `curves`
-    is for figures, all trials together: `weights, test_aspect, gallery, threshold, far, frr`.
+    `notes` says why a value is empty: `weights, test_aspect, gallery, metric, reason`. The others
+    are for figures, all trials together, and begin with `weights, test_aspect, gallery`:
+
+    - `curves`: `threshold, far, frr`;
+    - `scores`: `kind, low, high, count`, a histogram of the scores from `low` to `high`. A query is
+      compared with its own person's gallery images (`mated`), with those of people who have
+      queries too (`non-mated`), and with those of people who have none (`distractor`);
+    - `thresholds`: `far, threshold` that val people set, where there are pairs enough.
     """
 
     trials: pd.DataFrame
     metrics: pd.DataFrame
     notes: pd.DataFrame
     curves: pd.DataFrame
+    scores: pd.DataFrame
+    thresholds: pd.DataFrame
 
 
 class Pairs(NamedTuple):
     """Scores of a trial's queries against one gallery: (Q, G), with what is known of the queries.
 
     `genuine` (Q, G) bool: pairs of one person. `people` (Q,): pids. `gap` (Q,): file numbers to
-    the nearest right gallery image, NaN for none.
+    the nearest right gallery image, NaN for none. `distractor` (G,) bool: its person has no query.
     """
 
     scores: np.ndarray
     genuine: np.ndarray
     people: np.ndarray
     gap: np.ndarray
+    distractor: np.ndarray
 
     def of(self, queries: np.ndarray) -> "Pairs":
         """Only these queries, (Q,) bool."""
-        return Pairs(*(field[queries] for field in self))
+        return Pairs(*(field[queries] for field in self[:4]), self.distractor)
 
 
 class Impostors(NamedTuple):
@@ -100,6 +111,7 @@ def evaluate(
         InputError: as `trials.searches`.
     """
     found = trials.searches(array, table, split)
+    crowds = distractors(split)
     numbers = trials.file_numbers(table)
     val = {
         aspect: val_impostors(array, table, split, aspect, distance)
@@ -107,7 +119,7 @@ def evaluate(
     }
     groups: dict[tuple[str, str], dict[int, list[Pairs]]] = {}
     for _, group in itertools.groupby(found, key=lambda one: one.test_aspect):
-        for one, pairs in _pairs(array, list(group), numbers, distance):
+        for one, pairs in _pairs(array, list(group), crowds, numbers, distance):
             for aspect in (one.test_aspect, trials.POOLED)[: 1 + (len(val) > 1)]:
                 by_trial = groups.setdefault((aspect, one.gallery), {})
                 by_trial.setdefault(one.trial, []).append(pairs)
@@ -116,10 +128,12 @@ def evaluate(
             np.concatenate([each.scores for each in val.values()]),
             "; ".join(dict.fromkeys(each.reason for each in val.values() if each.reason)),
         )
-    long, notes, curves = trials.LongTables(), [], []
+    long, notes, curves, scores, marks = trials.LongTables(), [], [], [], []
     for (aspect, gallery), by_trial in groups.items():
         key = {"weights": weights, "test_aspect": aspect, "gallery": gallery}
-        measured, reasons, curve = _measure(list(by_trial.values()), val[aspect], resamples, seed)
+        every = list(by_trial.values())
+        thresholds, reasons = _thresholds(every, val[aspect])
+        measured, curve = _measure(every, thresholds, reasons, resamples, seed)
         for subset, (columns, counts) in measured.items():
             names = METRICS if subset == "all" else tuple(columns)
             empty = rates.Column(np.full(len(by_trial), np.nan), np.nan, np.nan)
@@ -135,15 +149,28 @@ def evaluate(
             )
         notes += [{**key, "metric": name, "reason": reasons[name]} for name in reasons]
         curves.append(pd.DataFrame({**key, **curve}))
-    columns = ["weights", "test_aspect", "gallery", "metric", "reason"]
+        scores.append(_histogram(every).assign(**key))
+        marks += [{**key, "far": FARS[name], "threshold": thresholds[name]} for name in thresholds]
+    front = ["weights", "test_aspect", "gallery"]
     return Results(
-        *long.frames(), pd.DataFrame(notes, columns=columns), pd.concat(curves, ignore_index=True)
+        *long.frames(),
+        pd.DataFrame(notes, columns=[*front, "metric", "reason"]),
+        pd.concat(curves, ignore_index=True),
+        pd.concat(scores, ignore_index=True)[[*front, "kind", "low", "high", "count"]],
+        pd.DataFrame(marks, columns=[*front, "far", "threshold"]),
     )
 
 
 def join(*results: Results) -> Results:
     """Put evaluations of several weights of one run together."""
     return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
+
+
+def distractors(split: pd.DataFrame) -> dict[tuple[str, str, int], np.ndarray]:
+    """Gallery people without a query, by test aspect, gallery and trial: pids."""
+    rows = split[(split["role"] == "gallery") & split["distractor"].eq(True)]
+    groups = rows.groupby(["test_aspect", "gallery", "trial"])["pid"]
+    return {key: pids.unique() for key, pids in groups}
 
 
 def val_impostors(
@@ -157,30 +184,48 @@ def val_impostors(
 
     Pairs of images within `NEAR` file numbers are left out where numbers are known.
     """
+    val, reason = val_images(array, table, split, test_aspect)
+    if reason:
+        return Impostors(np.empty(0, np.float32), reason)
+    number, scores = trials.file_numbers(table), []
+    for _, part in val.groupby("aspect", dropna=False):
+        rows, pair = part["row"].to_numpy(), np.triu(strangers(part, number), 1)
+        scores.append(search.similarity(array[rows], array[rows], distance)[pair])
+    return Impostors(np.concatenate(scores), "")
+
+
+def val_images(
+    array: np.ndarray, table: pd.DataFrame, split: pd.DataFrame, test_aspect: str
+) -> tuple[pd.DataFrame, str]:
+    """Val images of the test aspect ("all": of every one), or why they can set no threshold.
+
+    Returns:
+        Rows of the split with a column `row`, of the embeddings; and the reason, empty if they can.
+    """
     val = split[split["role"] == "val"]
     if test_aspect != trials.POOLED:
         val = val[val["aspect"] == test_aspect]
-    nothing = np.empty(0, np.float32)
     if val["pid"].nunique() < 2:
-        return Impostors(nothing, "there are no val people of this aspect")
+        return val, "there are no val people of this aspect"
     train = split[split["role"] == "train"]
     if val["pid"].isin(train["pid"][train["aspect"].isin(val["aspect"])]).any():
-        return Impostors(nothing, "val people also train (data.val: published)")
+        return val, "val people also train (data.val: published)"
     if not val["image_id"].isin(table["image_id"]).all():
-        return Impostors(nothing, "val images have no embedding")
-    val = val.assign(row=trials.image_rows(array, table, val["image_id"]))
-    number, scores = trials.file_numbers(table), []
-    for _, part in val.groupby("aspect", dropna=False):
-        rows, pids = part["row"].to_numpy(), part["pid"].to_numpy()
-        near = np.abs(number[rows][:, None] - number[rows]) <= NEAR
-        pair = np.triu((pids[:, None] != pids) & ~near, 1)
-        scores.append(search.similarity(array[rows], array[rows], distance)[pair])
-    return Impostors(np.concatenate(scores), "")
+        return val, "val images have no embedding"
+    return val.assign(row=trials.image_rows(array, table, val["image_id"])), ""
+
+
+def strangers(val: pd.DataFrame, numbers: np.ndarray) -> np.ndarray:
+    """Which val images (V, V) are of two people, and not within `NEAR` file numbers."""
+    pids, number = val["pid"].to_numpy(), numbers[val["row"].to_numpy()]
+    near = np.abs(number[:, None] - number) <= NEAR
+    return (pids[:, None] != pids) & ~near
 
 
 def _pairs(
     array: np.ndarray,
     of_aspect: list[trials.Search],
+    crowds: dict[tuple[str, str, int], np.ndarray],
     numbers: np.ndarray,
     distance: search.Distance,
 ) -> Iterator[tuple[trials.Search, Pairs]]:
@@ -189,7 +234,7 @@ def _pairs(
     gallery = np.unique(np.concatenate([one.rows.gallery for one in of_aspect]))
     scores = search.similarity(array[queries], array[gallery], distance)
     for one in of_aspect:
-        rows = one.rows
+        rows, key = one.rows, (one.test_aspect, one.gallery, one.trial)
         yield (
             one,
             Pairs(
@@ -200,25 +245,32 @@ def _pairs(
                 rows.query_pids[:, None] == rows.gallery_pids,
                 rows.query_pids,
                 trials.gaps(rows, numbers),
+                np.isin(rows.gallery_pids, crowds.get(key, [])),
             ),
         )
 
 
+def _thresholds(
+    by_trial: list[list[Pairs]], val: Impostors
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Thresholds of a group by name of the FAR that they have on val people; `_reasons`."""
+    pairs = [sum((~part.genuine).sum() for part in one) for one in by_trial]
+    reasons = _reasons(min(pairs), val)
+    free = {name: far for name, far in FARS.items() if f"val_tar@{name}" not in reasons}
+    return {name: metrics.threshold_at(val.scores, far) for name, far in free.items()}, reasons
+
+
 def _measure(
-    by_trial: list[list[Pairs]], val: Impostors, resamples: int, seed: int
-) -> tuple[
-    dict[str, tuple[dict[str, rates.Column], np.ndarray]], dict[str, str], dict[str, np.ndarray]
-]:
-    """Measure a group of T trials: per subset columns and counts (P, T); reasons; the curve."""
+    by_trial: list[list[Pairs]],
+    thresholds: dict[str, float],
+    reasons: dict[str, str],
+    resamples: int,
+    seed: int,
+) -> tuple[dict[str, tuple[dict[str, rates.Column], np.ndarray]], dict[str, np.ndarray]]:
+    """Measure a group of T trials: per subset columns and counts (P, T); the curve."""
     cells, counts = _separate(by_trial)
-    reasons = _reasons(min(len(cell.impostor) for cell in cells), val)
     fars = {name: far for name, far in FARS.items() if f"tar@{name}" not in reasons}
     columns, curve = rates.measured(cells, len(counts), fars, resamples, seed)
-    thresholds = {
-        name: metrics.threshold_at(val.scores, far)
-        for name, far in FARS.items()
-        if f"val_tar@{name}" not in reasons
-    }
     columns |= rates.at_thresholds(cells, len(counts), thresholds, resamples, seed)
     measured = {"all": (columns, counts)}
     far_pairs = [
@@ -227,7 +279,24 @@ def _measure(
     cells, counts = _separate(far_pairs)
     if len(counts):
         measured["far"] = rates.measured(cells, len(counts), {}, resamples, seed)[0], counts
-    return measured, reasons, curve
+    return measured, curve
+
+
+def _histogram(by_trial: list[list[Pairs]]) -> pd.DataFrame:
+    """Count scores of each kind in equal bins from the lowest to the highest of the group."""
+    every = [pairs for one in by_trial for pairs in one]
+    ends = min(float(p.scores.min()) for p in every), max(float(p.scores.max()) for p in every)
+    edges = np.histogram_bin_edges([], SCORE_BINS, ends)
+    counts = np.zeros((len(KINDS), SCORE_BINS), np.int64)
+    for pairs in every:
+        kinds = np.where(pairs.genuine, 0, 1 + pairs.distractor)
+        for kind, row in enumerate(counts):
+            row += np.histogram(pairs.scores[kinds == kind], SCORE_BINS, ends)[0]
+    bins = {"low": edges[:-1], "high": edges[1:]}
+    there = zip(KINDS, counts, strict=True)
+    return pd.concat(
+        [pd.DataFrame({"kind": k, **bins, "count": row}) for k, row in there if row.any()]
+    )
 
 
 def _separate(by_trial: list[list[Pairs]]) -> tuple[list[rates.Cell], np.ndarray]:
