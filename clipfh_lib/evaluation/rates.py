@@ -13,7 +13,10 @@ POINTS = 300  # of a curve
 
 
 class Cell(NamedTuple):
-    """A trial's pairs: scores of genuine ones and codes 0..P-1 of their people; impostors too."""
+    """A trial's pairs: scores of genuine ones and codes 0..P-1 of their people; impostors too.
+
+    A score of -inf is below every threshold.
+    """
 
     genuine: np.ndarray
     genuine_people: np.ndarray
@@ -30,7 +33,12 @@ class Column(NamedTuple):
 
 
 def measured(
-    cells: list[Cell], people: int, fars: dict[str, float], resamples: int, seed: int
+    cells: list[Cell],
+    people: int,
+    fars: dict[str, float],
+    resamples: int,
+    seed: int,
+    others: int | None = None,
 ) -> tuple[dict[str, Column], dict[str, np.ndarray]]:
     """EER and TAR at fixed FAR with intervals, and the curve of all trials together.
 
@@ -44,28 +52,33 @@ def measured(
         fars: name of each FAR and its value, 0..1.
         resamples: how often people are drawn.
         seed: of that draw.
+        others: how many people the impostors are, where they are none of the P: they are then
+            drawn apart from these, and `impostor_people` counts them from 0.
 
     Returns:
         Columns `eer` and `tar@<name>`; and `threshold`, `far`, `frr` of up to `POINTS` points.
     """
     names, levels = ["eer", *(f"tar@{name}" for name in fars)], list(fars.values())
-    every = np.concatenate([part for cell in cells for part in (cell.genuine, cell.impostor)])
-    edges = np.linspace(every.min(), every.max(), BINS + 1)
+    parts = [part for cell in cells for part in (cell.genuine, cell.impostor)]
+    lowest = min(part.min(where=part > -np.inf, initial=np.inf) for part in parts)
+    edges = np.linspace(lowest, max(part.max(initial=-np.inf) for part in parts), BINS + 1)
+    strangers = people if others is None else others
     weights = intervals.person_weights(people, resamples, seed)
-    whole = np.ones((1, people), np.float32)
+    apart = weights if others is None else intervals.person_weights(others, resamples, seed + 1)
     exact, drawn, binned = (np.full((len(cells), n, len(names)), np.nan) for n in (1, resamples, 1))
     total = np.zeros((2, BINS + 1))
     for t, cell in enumerate(cells):
         own = _at_least(edges, cell.genuine, cell.genuine_people, people)
-        others = _at_least(edges, cell.impostor, cell.impostor_people, people)
-        total += own.sum(axis=0), others.sum(axis=0)
+        wrong = _at_least(edges, cell.impostor, cell.impostor_people, strangers)
+        sums = own.sum(axis=0, keepdims=True), wrong.sum(axis=0, keepdims=True)
+        total += np.concatenate(sums)
         if len(cell.genuine) and len(cell.impostor):
             tars = [(cell.genuine >= metrics.threshold_at(cell.impostor, f)).mean() for f in levels]
             exact[t] = [metrics.equal_error_rate(cell.genuine, cell.impostor), *tars]
-            drawn[t] = _from_bins(weights @ own, weights @ others, levels)
-            binned[t] = _from_bins(whole @ own, whole @ others, levels)
+            drawn[t] = _from_bins(weights @ own, apart @ wrong, levels)
+            binned[t] = _from_bins(*sums, levels)
     moved = _mean_of_trials(drawn) + _mean_of_trials(exact - binned)
-    ends = np.clip(intervals.percentiles(moved, people), 0, 1)
+    ends = np.clip(intervals.percentiles(moved, min(people, strangers)), 0, 1)
     columns = {}
     for m, name in enumerate(names):
         value = _mean_of_trials(exact)[0, m]
@@ -77,16 +90,21 @@ def measured(
 
 
 def at_thresholds(
-    cells: list[Cell], people: int, thresholds: dict[str, float], resamples: int, seed: int
+    cells: list[Cell],
+    people: int,
+    thresholds: dict[str, float],
+    resamples: int,
+    seed: int,
+    others: int | None = None,
 ) -> dict[str, Column]:
     """TAR and FAR at given thresholds: columns `val_tar@<name>`, `val_far@<name>`."""
     columns = {}
-    kinds = {"val_tar": (0, 1), "val_far": (2, 3)}
-    for kind, (scores, who) in kinds.items():
-        pairs = [np.bincount(cell[who], minlength=people) for cell in cells]
+    kinds = {"val_tar": (0, 1, people), "val_far": (2, 3, people if others is None else others)}
+    for kind, (scores, who, count) in kinds.items():
+        pairs = [np.bincount(cell[who], minlength=count) for cell in cells]
         for name, threshold in thresholds.items():
             accepted = [
-                np.bincount(cell[who], weights=cell[scores] >= threshold, minlength=people)
+                np.bincount(cell[who], weights=cell[scores] >= threshold, minlength=count)
                 for cell in cells
             ]
             sums, counts = np.stack(accepted, axis=1)[:, :, None], np.stack(pairs, axis=1)
@@ -97,9 +115,12 @@ def at_thresholds(
 
 
 def _at_least(edges: np.ndarray, scores: np.ndarray, who: np.ndarray, people: int) -> np.ndarray:
-    """How many scores of each person reach each edge: (P, BINS + 1) float32."""
+    """How many scores of each person reach each edge: (P, BINS + 1) float32.
+
+    The first edge stands for no threshold at all: -inf reaches it too.
+    """
     place = (scores - edges[0]) * (BINS / max(edges[-1] - edges[0], 1e-12))
-    place = np.minimum(place.astype(np.int64), BINS - 1)
+    place = np.clip(place, 0, BINS - 1).astype(np.int64)
     counts = np.bincount(who * BINS + place, minlength=people * BINS).reshape(people, BINS)
     out = np.zeros((people, BINS + 1), np.float32)
     out[:, :-1] = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
