@@ -1,3 +1,5 @@
+from statistics import NormalDist
+
 import matplotlib.colors as colors
 import numpy as np
 import pandas as pd
@@ -88,10 +90,49 @@ def det_curves():
     return pd.concat(frames).assign(threshold=1.0)
 
 
+def score_counts(galleries=("same_aspect", "all_aspects"), weights=("pretrained", "pixels")):
+    edges = np.linspace(-0.5, 1, 61)
+    frames = []
+    for gallery in galleries:
+        for name in weights:
+            for kind, middle in (("mated", 0.8), ("non-mated", 0.4), ("distractor", 0.1)):
+                if kind != "distractor" or gallery != "same_aspect":
+                    count = (1e5 * np.exp(-(((edges[:-1] - middle) / 0.1) ** 2))).astype(int)
+                    bins = {"low": edges[:-1], "high": edges[1:], "count": count}
+                    who = {"weights": name, "test_aspect": "dorsal_r", "gallery": gallery}
+                    frames.append(pd.DataFrame({**who, "kind": kind, **bins}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def thresholds():
+    who = {"weights": "pretrained", "test_aspect": "dorsal_r", "gallery": "same_aspect"}
+    return pd.DataFrame({**who, "far": [0.1, 0.01, 0.001], "threshold": [0.3, 0.6, 0.7]})
+
+
+def search_curves(**run):
+    threshold = np.linspace(-3, 3, 50)
+    fpir = 1 / (1 + np.exp(2 * threshold))
+    frames = [
+        pd.DataFrame({"weights": name, "fpir": fpir, "fnir": missed + (1 - missed) * (1 - fpir)})
+        for name, missed in (("pretrained", 0.1), ("pixels", 0.4))
+    ]
+    where = {"test_aspect": "all", "gallery": "enrolled", "threshold": 1.0}
+    return pd.concat(frames, ignore_index=True).assign(**where, **run)
+
+
+def search_metrics():
+    where = {"test_aspect": "all", "gallery": "enrolled", "subset": "all", "weights": "pretrained"}
+    return pd.DataFrame(
+        [("fnir@1e-2", 0.9, 0.8, 0.95), ("fnir@1e-1", 0.7, 0.06, 0.75), ("val_fnir@1e-1", 0, 0, 0)],
+        columns=["metric", "value", "low", "high"],
+    ).assign(**where)
+
+
 def history():
     epochs = np.arange(12)
     return pd.DataFrame(
         {"epoch": epochs, "train/loss": 3 / (epochs + 1), "train/triplet": 1 / (epochs + 1)}
+        | {"train/accuracy": 1 - 1 / (epochs + 1), "train/logit_scale": 15.0, "val/loss": 2.0}
         | {"val/mAP": 1 - 0.5 / (epochs + 1), "lr": 1e-5 * (epochs + 1), "seconds": 2.0}
     )
 
@@ -126,13 +167,25 @@ def ranks():
 FRAMED = [  # (figure, its frame): none of them has a column dataset
     (figures.cmc, curves()),
     (figures.det, det_curves()),
+    (figures.scores, score_counts()),
+    (figures.open_set, search_curves()),
     (figures.confusion, counts()),
     (figures.split_sizes, split()),
     (figures.training_curves, history()),
     (lambda frame, **k: pictures.image_grid(frame, shades(8), **k), table_of_pictures()),
     (lambda frame, **k: pictures.ranked_lists(frame, table_of_pictures(), shades(8), **k), ranks()),
 ]
-NAMES = ["cmc", "det", "confusion", "split_sizes", "training_curves", "grid", "ranked"]
+NAMES = [
+    "cmc",
+    "det",
+    "scores",
+    "open_set",
+    "confusion",
+    "split_sizes",
+    "training_curves",
+    "grid",
+    "ranked",
+]
 
 
 @pytest.mark.parametrize("draw, frame", FRAMED, ids=NAMES)
@@ -282,6 +335,114 @@ def test_det_rings_the_point_where_both_errors_are_equal_and_quotes_the_measured
     assert middle == pytest.approx(0, abs=0.1)  # a rate of one half is the deviate zero
 
 
+def test_det_of_weights_that_make_no_error_is_an_empty_panel():
+    perfect = det_curves().assign(far=0.0, frr=0.0)
+    figure = figures.det(perfect, dataset="demo")
+    assert [len(line.get_xdata()) for line in figure.axes[0].get_lines()[:4]] == [0, 0, 0, 0]
+    assert len(figure.axes) == 2 and cut_or_overlapping(figure) == []
+
+
+def test_scores_have_a_row_of_panels_per_weights_and_each_kind_its_own_hundred_percent():
+    figure = figures.scores(score_counts(), dataset="demo")
+    assert [axes.get_title() for axes in figure.axes] == [
+        "pretrained, gallery of the same aspect", "pretrained, gallery of all aspects",
+        "pixels, gallery of the same aspect", "pixels, gallery of all aspects",
+    ]  # fmt: skip
+    assert legend(figure) == ["mated", "non-mated", "distractor"]
+    assert [len(axes.patches) for axes in figure.axes] == [2, 3, 2, 3]
+    for step in figure.axes[1].patches:
+        values, edges, _ = step.get_data()
+        assert sum(values) == pytest.approx(1) and len(edges) == 61
+    peaks = [
+        step.get_data().edges[step.get_data().values.argmax()] for step in figure.axes[1].patches
+    ]
+    assert peaks == pytest.approx([0.8, 0.4, 0.1])
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", *["cosine similarity"] * 2]
+    far = figures.scores(score_counts(), dataset="demo", distance="euclidean")
+    assert far.axes[-1].get_xlabel() == "minus the Euclidean distance"
+
+
+def test_scores_leave_no_more_than_stray_ones_to_the_left():
+    figure = figures.scores(score_counts(["default"]), dataset="demo_hd")
+    assert len(figure.axes) == 2 and figure.axes[0].get_title() == "pretrained"
+    left, right = figure.axes[0].get_xlim()
+    kept = score_counts(["default"], ["pretrained"]).query("kind == 'distractor' and low >= @left")
+    whole = score_counts(["default"], ["pretrained"]).query("kind == 'distractor'")["count"].sum()
+    assert 0.99 < kept["count"].sum() / whole <= 1 and -0.3 < left < 0 and right > 1
+
+
+def test_kinds_of_scores_differ_in_colour_in_grey_and_by_hatch():
+    for part in zip(*style.KINDS.values(), strict=True):
+        assert len({str(look) for look in part}) == 3
+
+
+def test_thresholds_stand_in_the_panel_of_their_weights_and_gallery():
+    figure = figures.scores(score_counts(), thresholds(), dataset="demo")
+    lines = [[line.get_xdata()[0] for line in axes.get_lines()] for axes in figure.axes]
+    assert lines == [[0.6, 0.7], [], [], []]
+    assert legend(figure) == [
+        "mated", "non-mated", "distractor",
+        "threshold at FAR 1 % of val people", "threshold at FAR 0.1 % of val people"
+    ]  # fmt: skip
+    assert len({str(dashes) for dashes in style.FARS.values()}) == 2
+    assert cut_or_overlapping(figure) == []
+
+
+def test_scores_show_pooled_aspects_alone_where_there_are_any():
+    both = [score_counts(), score_counts().assign(test_aspect="all", count=7)]
+    figure = figures.scores(pd.concat(both), dataset="demo")
+    assert len(figure.axes) == 4
+    assert figure.axes[0].patches[0].get_data().values == pytest.approx([1 / 60] * 60)
+
+
+def test_open_set_draws_curves_and_the_measured_points_with_their_intervals():
+    figure = figures.open_set(search_curves(), search_metrics(), dataset="demo_hd")
+    (axes,) = figure.axes
+    assert axes.get_title() == ""  # it has one gallery, as a figure of `default`
+    names = ["pretrained", "pixels", "mean of the trials, with its 95 % interval"]
+    assert sorted(legend(figure)) == sorted(names)
+    curve = next(line for line in axes.get_lines() if line.get_label() == "pretrained")
+    half = np.abs(search_curves()["fpir"][:50].to_numpy() - 0.5).argmin()
+    assert curve.get_xdata()[::-1][half] == pytest.approx(0, abs=0.1)
+    assert (np.diff(curve.get_xdata()) >= 0).all() and (np.diff(curve.get_ydata()) <= 0).all()
+    deviate = NormalDist().inv_cdf
+    points = [box for box in axes.containers if len(box[0].get_xdata())]
+    assert [box[0].get_ydata()[0] for box in points] == pytest.approx([deviate(0.9), deviate(0.7)])
+    assert [box[0].get_xdata()[0] for box in points] == pytest.approx(
+        [deviate(0.01), deviate(0.1)], abs=0.05
+    )
+    ends = [box[2][0].get_segments()[0][:, 1] for box in points]
+    assert ends[0] == pytest.approx([deviate(0.8), deviate(0.95)])
+    assert ends[1] == pytest.approx([deviate(0.06), deviate(0.75)])
+    low, high = axes.get_ylim()
+    assert deviate(0.03) < low < deviate(0.06) and deviate(0.95) < high  # what is drawn lies inside
+    assert cut_or_overlapping(figure) == []
+
+
+def test_open_set_of_several_runs_draws_equal_pixels_once_and_others_apart():
+    who = {"method": "zero_shot", "recipe": "demo", "seed": 0, "dataset": "demo_hd"}
+    runs = [search_curves(backbone=name, run=f"of_{name}", **who) for name in ("demo", "rn50")]
+    runs = [run.assign(threshold=range(100)) for run in runs]
+    figure = figures.open_set(pd.concat(runs))
+    assert sorted(legend(figure)) == ["demo pretrained", "pixels", "rn50 pretrained"]
+    assert cut_or_overlapping(figure) == []
+    runs[1]["fnir"] -= 0.01
+    names = ["demo pretrained", "pixels (of_demo)", "pixels (of_rn50)", "rn50 pretrained"]
+    assert sorted(legend(figures.open_set(pd.concat(runs)))) == names
+
+
+def test_open_set_says_where_there_is_none_and_draws_no_error_at_all():
+    figure = figures.open_set(search_curves()[:0], search_metrics()[:0], dataset="demo")
+    assert not figure.axes and "no open set" in figure.texts[-1].get_text()
+    perfect = search_curves().assign(fnir=0.0)
+    none = search_metrics().assign(value=0.0, low=0.0, high=0.04)
+    figure = figures.open_set(perfect, none, dataset="demo_hd")
+    point = next(box for box in figure.axes[0].containers if len(box[0].get_xdata()))
+    low, high = figure.axes[0].get_ylim()
+    assert low < point[0].get_ydata()[0] < high
+    assert cut_or_overlapping(figure) == []
+
+
 def test_confusion_shows_shares_of_a_row_and_counts_and_no_share_of_nothing():
     figure = figures.confusion(counts(), dataset="demo")
     texts = [text.get_text() for text in figure.axes[0].texts]
@@ -300,21 +461,35 @@ def test_split_sizes_draws_the_numbers_of_the_table():
     assert [bar.get_width() for bar in figure.axes[0].patches] == [5, 0, 1, 1]
 
 
-def test_training_curves_have_a_panel_each_for_losses_validation_and_rates():
+def test_training_curves_have_a_panel_for_each_unit():
+    """The scale of the logits, about 15, would press losses and accuracies flat."""
     figure = figures.training_curves(history(), dataset="demo")
     found = {
         axes.get_title(): [text.get_text() for text in axes.get_legend().get_texts()]
         for axes in figure.axes
     }
     assert found == {
-        "training": ["loss", "triplet"],
-        "validation": ["mAP"],
+        "training loss": ["loss", "triplet"],
+        "training accuracy": ["accuracy"],
+        "validation loss": ["loss"],
+        "validation accuracy": ["mAP"],
+        "other quantities": ["logit_scale"],
         "learning rate": ["lr"],
     }
     drawn = figure.axes[0].get_lines()[0]
     assert drawn.get_ydata() == pytest.approx(history()["train/loss"])
+    assert figure.axes[0].get_ylim()[1] < 4
+    assert [axes.get_ylim() for axes in figure.axes[1:4:2]] == [(0, 1.02)] * 2
     with pytest.raises(InputError, match="nothing to draw"):
         figures.training_curves(history()[["epoch"]], dataset="demo")
+
+
+@pytest.mark.parametrize("quantities, shape", [(2, (1, 2)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3))])
+def test_training_curves_of_few_quantities_stand_in_a_row_of_many_in_two(quantities, shape):
+    names = ["train/loss", "train/accuracy", "val/loss", "val/mAP", "lr"][:quantities]
+    figure = figures.training_curves(history()[["epoch", *names]], dataset="demo")
+    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
+    assert len(figure.axes) == quantities and cut_or_overlapping(figure) == []
 
 
 def test_a_sample_sheet_shows_every_picture_in_its_group_with_its_caption():

@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
+from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
@@ -15,6 +16,23 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from clipfh_lib.files import InputError
 from clipfh_lib.reports import style, tables
 from clipfh_lib.reports.style import styled
+
+# Ticks on normal-deviate axes: of many errors of very different size, and of a narrow range
+DEVIATES = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
+TENTHS = (1e-3, 0.01, 0.02, 0.05, *np.arange(0.1, 0.95, 0.1), 0.95, 0.98)
+POINTS = {"fnir@1e-2": 0.01, "fnir@1e-1": 0.1}  # metrics of an open set, and their FPIR
+TAIL = 0.005  # of the scores of every kind that may lie left of a histogram's axes
+# What a column of history.csv may be, a panel each
+HISTORY = (
+    "training loss",
+    "training accuracy",
+    "validation loss",
+    "validation accuracy",
+    "other quantities",
+    "learning rate",
+)
+ACCURACIES = ("accuracy", "mAP", "mINP", "rank", "recall", "hit", "ndcg", "top")  # or other shares
+AS_THEY_ARE = ("scale", "temperature", "norm", "margin")
 
 # --- retrieval ---------------------------------------------------------------------------------
 
@@ -185,31 +203,24 @@ def det(
     """
     tables.need(curves, ["weights", "test_aspect", "gallery", "far", "frr"], "curves")
     frame = style.series(tables.ordered(curves))
-    frame = frame[frame["far"].between(0, 1, "neither") & frame["frr"].between(0, 1, "neither")]
     looks = style.looks(list(frame["label"].unique()))
     tall = 3.2 + 0.17 * len(looks)  # a square with its legend
     figure = style.new(frame, dataset, limited, 0.4 + tall * len(style.rows(frame)))
-    deviate = np.vectorize(NormalDist().inv_cdf, otypes=[float])
-    inner = frame[(frame["far"] < 0.8) & (frame["frr"] < 0.8)]
-    least = max(min(inner["far"].min(), inner["frr"].min(), 0.01), 1e-4)
-    ends = deviate([least * 0.8, 0.85])
-    ticks = [tick for tick in (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8) if tick >= least * 0.8]
+    inner = _between(frame, "far", "frr", 0.8)
+    least = max(min([*inner["far"], *inner["frr"], 0.01]), 1e-4)
+    ends = _deviate([least * 0.8, 0.85])
     panels = style.grid(figure, frame)
     for axes, part, _ in panels:
         for label, rows in part.groupby("label", sort=False):
-            rows = rows.sort_values(["far", "frr"], ascending=[True, False])
-            x, y = deviate(rows["far"]), deviate(rows["frr"])
             line = {**looks[label], "marker": "", "label": _with_eer(label, rows, metrics)}
+            x, y = map(_deviate, _between(rows, "far", "frr").T.to_numpy())
             axes.plot(x, y, **line)
-            equal = int(np.abs(x - y).argmin())
+            equal = np.abs(x - y).argsort()[:1]
             ring = {"mfc": "white", "mec": looks[label]["color"], "ms": 5, "mew": 1.3, "zorder": 3}
             axes.plot(x[equal], y[equal], "o", **ring)
         axes.plot(ends, ends, color="0.75", lw=0.6, zorder=0)
         axes.set(xlim=ends, ylim=ends, aspect="equal")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(FixedLocator(deviate(ticks)))
-            axis.set_major_formatter(FuncFormatter(lambda d, _: f"{NormalDist().cdf(d) * 100:.3g}"))
-            axis.set_minor_formatter(NullFormatter())
+        _in_percent(axes)
         axes.grid(True)
         axes.tick_params(labelbottom=True)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=3.2)
@@ -219,15 +230,195 @@ def det(
     return figure
 
 
+def _between(frame: pd.DataFrame, x: str, y: str, end: float = 1) -> pd.DataFrame:
+    """Two columns of rates, where both are above 0 and below an end, in the order of a curve."""
+    rates = frame[[x, y]]
+    rates = rates[(rates > 0).all(axis=1) & (rates < end).all(axis=1)]
+    return rates.sort_values([x, y], ascending=[True, False])
+
+
+def _deviate(rates: Sequence[float]) -> np.ndarray:
+    return np.array([NormalDist().inv_cdf(rate) for rate in rates])
+
+
+def _in_percent(axes: Axes) -> None:
+    """Ticks of normal deviates as percent, on an axis of less than three deviates more of them."""
+    for axis in (axes.xaxis, axes.yaxis):
+        ends = axis.get_view_interval()
+        low, high = map(NormalDist().cdf, ends)
+        ticks = [t for t in (TENTHS if np.ptp(ends) < 3 else DEVIATES) if low <= t <= high]
+        axis.set_major_locator(FixedLocator(_deviate(ticks)))
+        axis.set_major_formatter(FuncFormatter(lambda d, _: f"{NormalDist().cdf(d) * 100:.3g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def _with_eer(label: str, rows: pd.DataFrame, metrics: pd.DataFrame | None) -> str:
     if metrics is None:
         return label
-    same = (metrics["metric"] == "eer") & (metrics["subset"] == "all")
-    for column in [*tables.RUN, *tables.VIEW]:
-        if column in rows and column in metrics:
-            same &= metrics[column] == rows[column].iloc[0]
+    same = _same(metrics, rows) & (metrics["metric"] == "eer") & (metrics["subset"] == "all")
     value = metrics.loc[same, "value"]
     return f"{label}, EER {value.iloc[0] * 100:.1f} %" if len(value) == 1 else label
+
+
+def _same(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """Which rows of a table are of the run, weights and gallery of these rows."""
+    same = pd.Series(True, table.index)
+    for column in [*tables.RUN, *tables.VIEW]:
+        if column in rows and column in table:
+            same &= table[column] == rows[column].iloc[0]
+    return same
+
+
+@styled
+def scores(
+    counts: pd.DataFrame,
+    thresholds: pd.DataFrame | None = None,
+    dataset: str | None = None,
+    limited: bool = False,
+    distance: str = "cosine",
+) -> Figure:
+    """How scores of one person and of two are spread; a row per weights, a column per gallery.
+
+    Each kind of comparison has its own 100 %: there are far fewer mated ones. A row begins where
+    not more than `TAIL` of any kind lies to the left, so that stray scores leave the others room.
+
+    Args:
+        counts: `weights, test_aspect, gallery, kind, low, high, count` of one run, with kinds of
+            `style.KINDS`.
+        thresholds: `weights, test_aspect, gallery, far, threshold`, drawn for FAR 1 % and 0.1 %.
+        dataset: the data set's name, where the table has no such column.
+        limited: data.limit was set; the figure says so.
+        distance: what the scores are, `cosine` or `euclidean`.
+    """
+    need = ["weights", "test_aspect", "gallery", "kind", "low", "high", "count"]
+    tables.need(counts, need, "scores")
+    parts = style.rows(tables.ordered(counts))
+    lines = [
+        (part[part["weights"] == weights], f"{name}, " * (len(parts) > 1) + weights)
+        for part, name in parts
+        for weights in part["weights"].unique()
+    ]
+    wide = max(len(style.galleries(part)) for part, _ in lines)
+    figure = style.new(counts, dataset, limited, 0.7 + 1.25 * len(lines))
+    grid = figure.subplots(len(lines), wide, sharex="row", squeeze=False)
+    for row, (part, name) in zip(grid, lines, strict=True):
+        here = style.galleries(part)
+        for axes, gallery in zip(row, here, strict=False):
+            rows = part[part["gallery"] == gallery]
+            _outlines(axes, rows)
+            if thresholds is not None:
+                _marks(axes, rows, thresholds)
+            axes.set_title(style.panel_title(name, gallery))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y * 100:g} %"))
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+        for axes in row[len(here) :]:
+            axes.remove()
+        row[0].set(ylabel="share per bin", xlim=_ends_of_scores(part))
+    for axes in figure.axes:
+        if axes.get_subplotspec().is_last_row():
+            axes.set_xlabel(style.SCORES.get(distance, distance))
+    style.legend_below(figure, first=list(style.KINDS))
+    return figure
+
+
+def _ends_of_scores(part: pd.DataFrame) -> tuple[float, float]:
+    starts = []
+    for _, rows in part.sort_values("low").groupby(["gallery", "kind"]):
+        left = rows["count"].cumsum() <= TAIL * rows["count"].sum()
+        starts.append(rows.loc[~left, "low"].iloc[0])
+    room = 0.01 * (part["high"].max() - min(starts))
+    return min(starts) - room, part["high"].max() + room
+
+
+def _outlines(axes: Axes, rows: pd.DataFrame) -> None:
+    for kind, (colour, line, hatch) in style.KINDS.items():
+        part = rows[rows["kind"] == kind].sort_values("low")
+        if len(part):
+            share = part["count"] / part["count"].sum()
+            edges = [*part["low"], part["high"].iloc[-1]]
+            look = {"edgecolor": colour, "linestyle": line, "hatch": hatch, "lw": 1.2}
+            faint = colors.to_rgba(colour, 0.12 if hatch else 0)
+            axes.stairs(share, edges, fill=True, facecolor=faint, label=kind, **look)
+
+
+def _marks(axes: Axes, rows: pd.DataFrame, thresholds: pd.DataFrame) -> None:
+    own = thresholds[_same(thresholds, rows)]
+    for far, line in style.FARS.items():
+        for threshold in own.loc[np.isclose(own["far"], far), "threshold"]:
+            name = f"threshold at FAR {far * 100:g} % of val people"
+            axes.axvline(threshold, color="black", linestyle=line, lw=0.8, label=name)
+
+
+@styled
+def open_set(
+    curves: pd.DataFrame,
+    metrics: pd.DataFrame | None = None,
+    dataset: str | None = None,
+    limited: bool = False,
+) -> Figure:
+    """Misses against false alarms of searches, on normal-deviate axes, with points of metrics.
+
+    Args:
+        curves: `weights, test_aspect, gallery, threshold, fpir, fnir`, fractions.
+        metrics: rows of metrics.csv, whose `fnir@1e-2` and `fnir@1e-1` are drawn as points with
+            their 95 % intervals.
+        dataset: its name, where the table has no such column.
+        limited: data.limit was set; the figure says so.
+    """
+    tables.need(curves, ["weights", "test_aspect", "gallery", "fpir", "fnir"], "curves")
+    frame = style.series(tables.ordered(curves))
+    if frame.empty:
+        figure = style.new(frame, dataset, limited, 0.9)
+        said = "nobody in this data set is searched for in vain: no open set"
+        figure.text(0.5, 0.3, said, ha="center")
+        return figure
+    looks = style.looks(list(frame["label"].unique()))
+    figure = style.new(frame, dataset, limited, 0.5 + 2.8 * len(style.rows(frame)))
+    x_ends, y_ends = _ends_of_searches(frame, metrics)
+    known = "" if metrics is None else "mean of the trials, with its 95 % interval"
+    panels = style.grid(figure, frame)
+    for axes, part, _ in panels:
+        if known:
+            axes.errorbar([], [], [], fmt="o", color="black", mfc="white", capsize=2, label=known)
+        for number, (label, rows) in enumerate(part.groupby("label", sort=False)):
+            line = {**looks[label], "marker": "", "label": label}
+            axes.plot(*map(_deviate, _between(rows, "fpir", "fnir").T.to_numpy()), **line)
+            if metrics is not None:
+                _points(axes, rows, metrics, looks[label], 0.03 * (number - (len(looks) - 1) / 2))
+        axes.set(xlim=x_ends, ylim=y_ends)
+        _in_percent(axes)
+        axes.xaxis.set_major_locator(FixedLocator(_deviate([1e-3, 0.01, 0.1, 0.3, 0.5, 0.7])))
+        axes.grid(True)
+    style.label_outer(panels, "false alarms among non-mated searches (FPIR), %", "misses (FNIR), %")
+    style.legend_below(figure)
+    return figure
+
+
+def _ends_of_searches(
+    frame: pd.DataFrame, metrics: pd.DataFrame | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the axes: FPIR to 90 %, and what FNIR and its intervals are there."""
+    inner = frame[(frame["fpir"] > 0) & (frame["fpir"] < 0.9)]
+    fnir = list(inner["fnir"])
+    if metrics is not None:
+        points = metrics[metrics["metric"].isin(POINTS)]
+        fnir += list(points[["value", "low", "high"]].stack())
+    low, high = np.clip([min(fnir, default=0.01), max(fnir, default=0.5)], 1e-3, 0.98)
+    left = max(min([*inner["fpir"], 0.009]) * 0.8, 1e-4)
+    return _deviate([left, 0.9]), _deviate([low * 0.8, 1 - (1 - high) * 0.8])
+
+
+def _points(
+    axes: Axes, rows: pd.DataFrame, metrics: pd.DataFrame, look: dict, shift: float
+) -> None:
+    for name, fpir in POINTS.items():
+        own = metrics[_same(metrics, rows) & (metrics["metric"] == name)]
+        for row in own[["value", "low", "high"]].dropna(subset="value").itertuples():
+            value, low, high = _deviate(np.clip(row[1:], 1e-3, 1 - 1e-3))
+            ends = [[value - low], [high - value]]
+            bar = {"elinewidth": 0.8, "capsize": 2, "ls": "", "zorder": 3, "ms": 4.5}
+            point = {"color": look["color"], "marker": look["marker"], "mfc": "white"}
+            axes.errorbar(_deviate([fpir]) + shift, [value], yerr=ends, **bar, **point)
 
 
 # --- naming, splits, training ------------------------------------------------------------------
@@ -313,11 +504,12 @@ def split_sizes(split: pd.DataFrame, dataset: str | None = None, limited: bool =
 def training_curves(
     history: pd.DataFrame, dataset: str | None = None, limited: bool = False
 ) -> Figure:
-    """What a training did, epoch by epoch: losses, validation, learning rates, a panel each.
+    """What a training did, epoch by epoch; what has another unit has a panel of its own.
 
     Args:
-        history: history.csv: `epoch` and a column per quantity; `val/…` is validation, `lr…` a
-            rate, everything else a loss or an accuracy of training.
+        history: history.csv: `epoch` and a column per quantity; `val/…` is validation, all else
+            of training. `lr…` is a rate; names of `ACCURACIES` are shares, 0..1; names that have
+            one of `AS_THEY_ARE` are neither; everything else is a loss.
         dataset: its name.
         limited: data.limit was set; the figure says so.
 
@@ -325,27 +517,43 @@ def training_curves(
         InputError: there is nothing beside the epochs.
     """
     tables.need(history, ["epoch"], "history")
-    panels = {"training": [], "validation": [], "learning rate": []}
+    panels = {title: [] for title in HISTORY}
     for name in history.columns.drop(["epoch", "step", "seconds", "dataset"], errors="ignore"):
         if pd.api.types.is_numeric_dtype(history[name]) and history[name].notna().any():
-            kind = "validation" if name.startswith("val") else "training"
-            panels["learning rate" if name.startswith("lr") else kind].append(name)
+            panels[_quantity(name)].append(name)
     panels = {title: names for title, names in panels.items() if names}
     if not panels:
         raise InputError("history: no quantity beside epoch; nothing to draw")
-    figure = style.new(history, dataset, limited, 2.7)
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, names) in zip(grid, panels.items(), strict=True):
+    wide = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
+    tall = -(-len(panels) // wide)
+    figure = style.new(history, dataset, limited, 0.3 + 2.4 * tall)
+    grid = list(figure.subplots(tall, wide, squeeze=False).flat)
+    for axes, (title, names) in zip(grid, panels.items(), strict=False):
         for name, look in style.looks(names).items():
             rows = history[["epoch", name]].dropna()
             look["markevery"] = max(1, len(rows) // 8)
             axes.plot(rows["epoch"], rows[name], label=name.split("/", 1)[-1], **look)
         axes.set(title=title, xlabel="epoch")
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0] if history[names].min().min() < 0 else 0))
+        if title.endswith("accuracy"):
+            axes.set_ylim(0, 1.02)
+            axes.yaxis.set_major_formatter(style.PERCENT)
         if title == "learning rate":
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(True)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "handlelength": 3}
         axes.legend(ncols=2 if len(names) > 2 else 1, **below)
+    for axes in grid[len(panels) :]:
+        axes.remove()
     return figure
+
+
+def _quantity(name: str) -> str:
+    """The panel of a column of history.csv."""
+    what, front = name.rsplit("/", 1)[-1], "validation" if name.startswith("val") else "training"
+    if what.startswith("lr") or name.startswith("lr"):
+        return "learning rate"
+    if any(part in what for part in AS_THEY_ARE):
+        return "other quantities"
+    return f"{front} accuracy" if what.startswith(ACCURACIES) else f"{front} loss"

@@ -69,10 +69,17 @@ ASPECTS = {
     "palmar_l": "palmar left",
     "all": "all aspects together",
 }
-GALLERIES = {  # beside `default`, the only one of its data set
+GALLERIES = {  # beside `default` and `enrolled`, the only ones of their figures
     "same_aspect": "gallery of the same aspect",
     "all_aspects": "gallery of all aspects",
 }
+KINDS = {  # of comparisons: colour, line, hatch
+    "mated": (BLUE, "-", "////"),
+    "non-mated": (VERMILION, "--", "\\\\\\\\"),
+    "distractor": ("#000000", ":", ""),
+}
+FARS = {0.01: (0, (6, 2)), 0.001: (0, (1, 1.5))}  # of thresholds: lines
+SCORES = {"cosine": "cosine similarity", "euclidean": "minus the Euclidean distance"}
 METRICS = {"rank1": "rank-1", "mAP": "mAP", "mAP_trapezoid": "mAP (trapezoid)", "mINP": "mINP"}
 PERCENT = PercentFormatter(1, symbol=" %")
 INTERVAL = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
@@ -121,7 +128,7 @@ def series(frame: pd.DataFrame) -> pd.DataFrame:
         frame = frame.assign(label=tables.labels(frame) if named else frame["weights"])
     place = ("dataset", "test_aspect", "gallery", "subset", "metric", "rank", "threshold")
     place = ["label", *(column for column in place if column in frame)]
-    values = [column for column in ("value", "far", "frr") if column in frame]
+    values = [c for c in ("value", "far", "frr", "fpir", "fnir") if c in frame]
     pixels = frame["weights"] == "pixels"
     frame = frame[~(pixels & frame.duplicated([*place, *values]))]
     differ = (frame["weights"] == "pixels") & frame.duplicated(place, keep=False)
@@ -156,7 +163,7 @@ def galleries(frame: pd.DataFrame) -> list[str]:
 
 def panel_title(name: str, gallery: str) -> str:
     """What a panel shows: its row's name and its gallery, where a data set has more than one."""
-    if gallery != "default":
+    if gallery not in ("default", "enrolled"):
         gap = ",\n" if "," in name else ", "  # with the data set's name it takes two lines
         return f"{name}{gap}{GALLERIES.get(gallery, gallery)}"
     return name.removesuffix(ASPECTS["all"]).rstrip(", ")
@@ -177,12 +184,13 @@ def grid(figure: Figure, frame: pd.DataFrame) -> list[tuple[Axes, pd.DataFrame, 
     return found
 
 
-def legend_below(figure: Figure, columns: int = 4) -> None:
-    """One legend for all panels, below them; the figure grows by its lines."""
+def legend_below(figure: Figure, columns: int = 4, first: Sequence[str] = ()) -> None:
+    """One legend for all panels, below them, those of `first` first; the figure grows by it."""
     found = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    found = {n: found[n] for n in dict.fromkeys([*first, *found]) if n in found}
     columns = max(1, min(columns, len(found), 112 // (max(map(len, found), default=0) + 9)))
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(found) // columns))
     place = "outside lower center"
