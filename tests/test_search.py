@@ -166,3 +166,33 @@ def test_memory_does_not_grow_with_queries_times_gallery():
 def test_an_unknown_distance_is_refused():
     with pytest.raises(ValueError, match="cosine or euclidean, not 'manhattan'"):
         search.similarity(np.ones((1, 2)), np.ones((1, 2)), "manhattan")
+
+
+@given(problems(), st.integers(1, 5))
+def test_scores_from_elsewhere_are_ranked_as_our_own(problem, block):
+    array, trial = problem
+    (whole,) = search.search(array, array, [trial], top=4)
+    scores = search.similarity(array[trial.queries], array[trial.gallery], "cosine")
+    parts = (scores[start : start + block] for start in range(0, len(scores), block))
+    found = search.from_scores(trial, parts, top=4)
+    np.testing.assert_array_equal(found.ranks, whole.ranks)
+    order = np.argsort(trial.gallery)
+    for row, own, other in zip(scores[:, order], found.top, whole.top, strict=True):
+        place = np.searchsorted(trial.gallery[order], [own[own >= 0], other[other >= 0]])
+        np.testing.assert_allclose(*row[place], atol=1e-6)  # equally near ones may change places
+
+
+def test_scores_from_elsewhere_that_nearly_tie_count_as_wrong_and_are_not_changed():
+    trial = search.Trial(np.array([4]), np.array([3, 1]), np.array([7]), np.array([7, 8]))
+    for above, rank in ((2e-6, 2), (0, 2), (-4e-7, 2), (-2e-6, 1)):
+        scores = np.array([[-0.5, -0.5 + above]])
+        before = scores.copy()
+        assert search.from_scores(trial, [scores]).ranks.tolist() == [[rank]]
+        np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3)], [(2, 3), (2, 3)], [(3, 2)]])
+def test_scores_that_are_not_those_of_the_trial_are_refused(shapes):
+    trial = search.Trial(np.arange(3), np.arange(3, 6), np.arange(3), np.arange(3))
+    with pytest.raises(ValueError, match="scores"):
+        search.from_scores(trial, [np.zeros(shape) for shape in shapes])

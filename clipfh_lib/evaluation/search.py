@@ -1,6 +1,6 @@
 """Embeddings to scores, and scores to ranks by counting; numpy alone, no sort, in blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ def similarity(queries: np.ndarray, gallery: np.ndarray, distance: Distance) -> 
     Raises:
         ValueError: if the distance is neither of the two.
     """
-    return _scores(_prepared(queries, distance), _prepared(gallery, distance), distance)
+    return _scores(prepared(queries, distance), prepared(gallery, distance), distance)
 
 
 def search(
@@ -90,7 +90,7 @@ def search(
     ]
     for start in range(0, len(query_rows), QUERY_BLOCK):
         block = query_rows[start : start + QUERY_BLOCK]
-        left = _prepared(queries[block], distance)
+        left = prepared(queries[block], distance)
         hunts = []
         for trial, own in zip(trials, right, strict=True):
             mine = np.flatnonzero(np.isin(trial.queries, block))
@@ -100,11 +100,43 @@ def search(
             hunt.measure(left, gallery, distance)
         for first in range(0, len(gallery_rows), GALLERY_BLOCK):
             columns = gallery_rows[first : first + GALLERY_BLOCK]
-            scores = _scores(_prepared(gallery[columns], distance), left, distance)  # (G, B)
+            scores = _scores(prepared(gallery[columns], distance), left, distance)  # (G, B)
             for hunt in hunts:
                 hunt.see(columns, scores)
         for hunt, into in zip(hunts, found, strict=True):
             into.ranks[hunt.mine], into.top[hunt.mine] = hunt.answer()
+    return found
+
+
+def from_scores(trial: Trial, blocks: Iterable[np.ndarray], top: int = 0) -> Found:
+    """Rank as `search` does, by scores that somebody else computes.
+
+    Args:
+        trial: the search.
+        blocks: scores of the queries in turn, (b, G) each, larger is closer; columns in the order
+            of `Trial.gallery`. Scores nearer than `TIE` are a tie.
+        top: how many nearest gallery rows to keep per query.
+
+    Raises:
+        ValueError: if the blocks do not score all queries, and no more, against the gallery.
+    """
+    order = np.argsort(trial.gallery)
+    rows, right = trial.gallery[order], right_images(trial)
+    column = order[np.minimum(np.searchsorted(rows, right), len(rows) - 1)]
+    found = Found(np.zeros(right.shape, np.int32), np.full((len(right), top), -1, np.int64))
+    done = 0
+    for scores in blocks:
+        here = np.arange(len(scores))
+        mine = done + here
+        done += len(scores)
+        if done > len(right) or scores.shape[1] != len(rows):
+            raise ValueError(f"scores {scores.shape} do not fit {len(right)} x {len(rows)} images")
+        hunt = _Hunt(mine, here, rows, right[mine], top)
+        hunt.expect(np.take_along_axis(scores, column[mine], axis=1), TIE, len(scores))
+        hunt.count(rows, scores[:, order].T)
+        found.ranks[mine], found.top[mine] = hunt.answer()
+    if done < len(right):
+        raise ValueError(f"scores of {done} queries, but there are {len(right)}")
     return found
 
 
@@ -119,12 +151,19 @@ def right_images(trial: Trial) -> np.ndarray:
     return np.where(nth < count[:, None], trial.gallery[order][place], -1)
 
 
-def _prepared(embeddings: np.ndarray, distance: Distance) -> np.ndarray:
+def prepared(
+    embeddings: np.ndarray, distance: Distance, precision: type = np.float32
+) -> np.ndarray:
+    """Rows as they are compared: (N, D), of length one, or for `euclidean` as they are in float64.
+
+    Raises:
+        ValueError: if the distance is neither of the two.
+    """
     if distance == "euclidean":
         return np.asarray(embeddings, np.float64)
     if distance != "cosine":
         raise ValueError(f"distance must be cosine or euclidean, not {distance!r}")
-    rows = np.asarray(embeddings, np.float32)
+    rows = np.asarray(embeddings, precision)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.maximum(norm, np.finfo(np.float32).tiny)
 
@@ -160,22 +199,28 @@ class _Hunt:
 
     def measure(self, left: np.ndarray, gallery: np.ndarray, distance: Distance) -> None:
         """Score the right images, and so set the bar for wrong ones to stand before them."""
-        own = np.full(self.right.shape, -np.inf, np.float32)
+        own = np.empty(self.right.shape, np.float32)
         for start in range(0, len(own), OWN_BLOCK):
             part = self.right[start : start + OWN_BLOCK]
             rows, column = np.unique(part, return_inverse=True)  # a -1 is scored and dropped below
             queries = left[self.place[start : start + OWN_BLOCK]]
-            scores = _scores(queries, _prepared(gallery[rows], distance), distance)
+            scores = _scores(queries, prepared(gallery[rows], distance), distance)
             own[start : start + OWN_BLOCK] = np.take_along_axis(
                 scores, column.reshape(part.shape), axis=1
             )
-        own[self.right < 0] = -np.inf
+        self.expect(own, TIE if distance == "cosine" else TIE * np.abs(own), len(left))
+
+    def expect(self, own: np.ndarray, margin: float | np.ndarray, width: int) -> None:
+        """Set the bar for wrong images: the scores of the right ones (n, K), less a margin.
+
+        Scores of right images that fill up may be anything; `width` is the queries of the block.
+        """
+        own = np.where(self.right >= 0, own, -np.inf)
         nearest_first = np.argsort(-own, axis=1)
         self.right = np.take_along_axis(self.right, nearest_first, axis=1)
-        own = np.take_along_axis(own, nearest_first, axis=1)
-        margin = TIE if distance == "cosine" else TIE * np.abs(own)
-        self.bar = np.full((own.shape[1], len(left)), np.inf, np.float32)  # (K, b)
-        self.bar[:, self.place] = np.where(self.right >= 0, own - margin, np.inf).T
+        own = np.take_along_axis(own - margin, nearest_first, axis=1)
+        self.bar = np.full((own.shape[1], width), np.inf, own.dtype)  # (K, b)
+        self.bar[:, self.place] = np.where(self.right >= 0, own, np.inf).T
         self.before = np.zeros(self.bar.shape, np.int32)
 
     def see(self, columns: np.ndarray, scores: np.ndarray) -> None:
@@ -184,7 +229,10 @@ class _Hunt:
         rows = self.gallery[slice(*ends)]
         if not len(rows):
             return
-        wrong = scores[np.searchsorted(columns, rows)]  # a copy
+        self.count(rows, scores[np.searchsorted(columns, rows)])
+
+    def count(self, rows: np.ndarray, wrong: np.ndarray) -> None:
+        """The same for scores (g, b) of gallery rows of the trial, ascending; they are changed."""
         at = np.minimum(np.searchsorted(rows, self.right), len(rows) - 1)
         query, k = np.nonzero(rows[at] == self.right)
         wrong[at[query, k], self.place[query]] = -np.inf
