@@ -1,13 +1,15 @@
 import csv
 import io
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 from simulated import people
 
-from clipfh_lib.evaluation import retrieval, trials
+from clipfh_lib.evaluation import reranking, retrieval, trials
 from clipfh_lib.files import InputError
+from clipfh_lib.params import EvaluationParams, RerankParams
 
 RANKS = [
     *("weights", "direction", "test_aspect", "trial", "gallery", "query", "pid"),
@@ -212,6 +214,67 @@ def test_join_puts_kinds_of_weights_together(results):
     assert len(both.metrics) == 2 * len(results.metrics)
     again = retrieval.summarise(both.ranks, resamples=100)
     assert again.metrics.groupby("weights")["value"].sum().nunique() == 1
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_re_ranking_is_by_trial_and_gallery(drawn, distance):
+    array, table, split = drawn
+    how = RerankParams(k1=7, k2=3)
+    found = retrieval.evaluate(
+        array, table, split, "trained", distance, resamples=100, rerank=how
+    ).ranks
+    assert list(found) == RANKS
+    for one in trials.searches(array, table, split):
+        final = np.concatenate(list(reranking.distances(array, one.rows, how, distance)))
+        right = one.rows.gallery_pids == one.rows.query_pids[:, None]
+        rank = 1 + (final < np.where(right, final, np.inf).min(axis=1, keepdims=True)).sum(axis=1)
+        nearest = table["image_id"].to_numpy()[one.rows.gallery[final.argmin(axis=1)]]
+        rows = found.query(
+            "test_aspect == @one.test_aspect and gallery == @one.gallery and trial == @one.trial"
+        )
+        assert rows["query"].tolist() == table["image_id"].iloc[one.rows.queries].tolist()
+        assert rows["rank"].tolist() == rank.tolist()
+        assert rows["top_1"].tolist() == nearest.tolist()
+
+
+def test_with_all_weight_on_the_plain_distance_re_ranking_changes_nothing(drawn, results):
+    again = retrieval.evaluate(
+        *drawn, "trained", resamples=500, rerank=RerankParams(k1=7, k2=3, weight=1)
+    )
+    pd.testing.assert_frame_equal(again.ranks, results.ranks)
+    other = retrieval.evaluate(*drawn, "trained", resamples=500, rerank=RerankParams(k1=7, k2=3))
+    assert (other.ranks["rank"] != results.ranks["rank"]).mean() > 0.2
+
+
+class Weighted(NamedTuple):
+    weights: str
+    embeddings: tuple[np.ndarray, pd.DataFrame]
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_a_run_has_its_own_rows_and_re_ranked_ones_of_its_first_embeddings(drawn, distance):
+    array, table, split = drawn
+    found = [Weighted("trained", (array, table)), Weighted("pixels", (array[:, :3], table))]
+    how = EvaluationParams(distance=distance, resamples=100)
+    plain = retrieval.of_run(found, split, how)
+    assert len(plain) == 2
+    for one, result in zip(found, plain, strict=True):
+        expected = retrieval.evaluate(*one.embeddings, split, one.weights, distance, 100)
+        pd.testing.assert_frame_equal(result.ranks, expected.ranks)
+        pd.testing.assert_frame_equal(result.metrics, expected.metrics)
+    rerank = RerankParams(k1=7, k2=3)
+    *same, more = retrieval.of_run(found, split, how.model_copy(update={"rerank": rerank}))
+    for result, expected in zip(same, plain, strict=True):
+        pd.testing.assert_frame_equal(result.metrics, expected.metrics)
+    expected = retrieval.evaluate(
+        array, table, split, "trained_reranked", distance, 100, rerank=rerank
+    )
+    pd.testing.assert_frame_equal(more.ranks, expected.ranks)
+    pd.testing.assert_frame_equal(more.metrics, expected.metrics)
+    joined = retrieval.join(*same, more).metrics
+    assert joined.groupby("weights").size().nunique() == 1
+    assert list(joined["weights"].unique()) == ["trained", "pixels", "trained_reranked"]
+    value(joined[joined["weights"] == "trained"], "rank1")  # still exactly one
 
 
 def broken_array(array, table, split):

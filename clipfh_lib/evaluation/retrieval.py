@@ -1,15 +1,16 @@
 """Embeddings and a split to ranks of every query, and ranks to tables with intervals."""
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
 
-from clipfh_lib.evaluation import intervals, metrics, search, trials
+from clipfh_lib.evaluation import intervals, metrics, reranking, search, trials
 from clipfh_lib.files import InputError
+from clipfh_lib.params import EvaluationParams, RerankParams
 
 TOP = 10  # nearest images kept per query
 METRICS = ("rank1", "rank5", "rank10", "mAP", "mAP_trapezoid", "mINP")
@@ -31,6 +32,18 @@ class Results(NamedTuple):
     metrics: pd.DataFrame
 
 
+class Weighted(Protocol):
+    """Embeddings, array and table, and what made them; as `embeddings.Weighted`."""
+
+    @property
+    def weights(self) -> str:
+        """For the column of that name."""
+
+    @property
+    def embeddings(self) -> tuple[np.ndarray, pd.DataFrame]:
+        """See `evaluate`."""
+
+
 def evaluate(
     array: np.ndarray,
     table: pd.DataFrame,
@@ -39,6 +52,7 @@ def evaluate(
     distance: search.Distance = "cosine",
     resamples: int = 10_000,
     seed: int = 0,
+    rerank: RerankParams | None = None,
 ) -> Results:
     """Rank every query of a split in every gallery of its aspect and trial, and sum up.
 
@@ -50,6 +64,8 @@ def evaluate(
         distance: `cosine` or `euclidean`.
         resamples: how often people are drawn for an interval.
         seed: of that draw.
+        rerank: ranks are those after re-ranking, in each trial and gallery by itself; it uses the
+            other queries too, see `reranking.distances`.
 
     Raises:
         InputError: if images of the split have no finite embedding, an image is a query in its own
@@ -61,13 +77,38 @@ def evaluate(
     frames = []
     for _, group in itertools.groupby(found, key=lambda each: each.test_aspect):
         of_aspect = list(group)
-        answers = search.search(array, array, [each.rows for each in of_aspect], distance, TOP)
+        rows = [each.rows for each in of_aspect]
+        if rerank is None:
+            answers = search.search(array, array, rows, distance, TOP)
+        else:
+            answers = [reranking.rank(array, each, rerank, distance, TOP) for each in rows]
         for each, answer in zip(of_aspect, answers, strict=True):
             frames.append(_rank_rows(each, answer, names, numbers))
     ranks = pd.concat(frames, ignore_index=True)
     ranks.insert(0, "weights", weights)
     ranks.insert(1, "direction", "image_image")
     return summarise(ranks, resamples, seed)
+
+
+def of_run(found: Sequence[Weighted], split: pd.DataFrame, how: EvaluationParams) -> list[Results]:
+    """Evaluate all embeddings of a run as its parameters have it.
+
+    Args:
+        found: the run's own embeddings, then others to hold beside them.
+        split: the split manifest.
+        how: with `rerank`, the first embeddings are also evaluated with re-ranking; `weights` of
+            those rows ends with `_reranked`, so that rows without it stay what they were.
+
+    Returns:
+        One for each of `found` in its order, then the re-ranked one if there is one.
+    """
+    cells = [(one, one.weights, None) for one in found]
+    if how.rerank is not None:
+        cells.append((found[0], f"{found[0].weights}_reranked", how.rerank))
+    return [
+        evaluate(*one.embeddings, split, name, how.distance, how.resamples, rerank=rerank)
+        for one, name, rerank in cells
+    ]
 
 
 def summarise(ranks: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> Results:
