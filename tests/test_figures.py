@@ -550,3 +550,10 @@ def test_ranked_lists_leave_places_empty_where_the_gallery_ends():
 def test_a_ranked_image_without_a_picture_is_named():
     with pytest.raises(InputError, match="no row f"):
         pictures.ranked_lists(ranks(), table_of_pictures()[:5], shades(5), dataset="demo")
+
+
+def test_weights_look_alike_whether_or_not_others_stand_beside_them():
+    plain = style.looks(["pretrained", "untrained", "pixels"])
+    more = style.looks(["pretrained", "pretrained_reranked", "untrained", "pixels"])
+    assert all(more[label] == look for label, look in plain.items())
+    assert len({str(look) for look in more.values()}) == 4

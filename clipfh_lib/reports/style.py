@@ -60,6 +60,9 @@ WEIGHTS = {  # the same look in every figure
     "trained": LOOKS[0],
     "pretrained": LOOKS[1],
     "untrained": LOOKS[2],
+    "trained_reranked": LOOKS[5],
+    "pretrained_reranked": LOOKS[4],
+    "untrained_reranked": LOOKS[3],
     "pixels": (GREY, ":", "D"),
 }
 ASPECTS = {
