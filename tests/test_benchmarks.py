@@ -14,6 +14,7 @@ SMALL = {
     "big_gallery": "--queries 100 --rows 20000",
     "decode_cache": "--people 2 --images 2 --width 320 --repeats 1",
     "from_files": "--people 3 --images 2 --width 320 --repeats 1",
+    "reranking": "--percent 10 --repeats 1",
     "start": "--repeats 1",
 }
 RANKS_PLUS_ONE = (
@@ -40,6 +41,7 @@ def run(script, change, options=""):
         ("big_gallery", "one.LIMIT = 0"),
         ("decode_cache", "one.TIMES = 1e9"),
         ("from_files", "one.COLD = 1e9"),
+        ("reranking", "one.TARGETS = dict.fromkeys(one.TARGETS, 1e9)"),
         ("start", "one.PLAN = 0"),
     ],
 )
@@ -63,6 +65,7 @@ def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
     [
         ("metrics", RANKS_PLUS_ONE),
         ("big_gallery", RANKS_PLUS_ONE),
+        ("reranking", "right = one.published\none.published = lambda *a: 1 - right(*a)"),
         (
             "bootstrap",
             "right = one.intervals.interval\n"
