@@ -3,14 +3,18 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a text cell that begins with these
+# A spreadsheet runs a text cell that begins with one of these, the wide ones in an Asian locale; an
+# apostrophe is counted with them, so that what is read back is what was written.
+FORMULA = r"'*[=+\-@\t\r\n＝＋－＠]"
+NUMBER = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 class InputError(ValueError):
@@ -84,8 +88,8 @@ def write_json(path: Path, content: dict) -> Path:
 def write_csv(path: Path, table: pd.DataFrame) -> Path:
     """Write a table atomically; text that a spreadsheet would run gets a leading apostrophe.
 
-    Numbers are left alone, negative ones too; floats have at most ten significant digits. A name
-    that is not UTF-8 is written with backslashes.
+    Numbers are left alone, negative ones too, also where they stand as text; floats have at most
+    ten significant digits. A name that is not UTF-8 is written with backslashes.
     """
     safe = table.rename(columns=defuse)
     for column in safe.columns:
@@ -98,11 +102,32 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
 def defuse(cell: object) -> object:
     """The cell, with an apostrophe before text that a spreadsheet would take for a formula.
 
-    Carriage returns, which csv leaves unquoted and pandas reads as a new row, become blanks.
+    A negative number is none. Carriage returns, which csv leaves unquoted and pandas reads as a new
+    row, become blanks.
     """
     if not isinstance(cell, str):
         return cell
-    return ("'" if cell.startswith(FORMULA) else "") + cell.replace("\r", " ")
+    runs = re.match(FORMULA, cell) and not NUMBER.fullmatch(cell)
+    return ("'" if runs else "") + cell.replace("\r", " ")
+
+
+def read_csv(path: Path, kinds: dict[str, str], may_be_empty: Sequence[str] = ()) -> pd.DataFrame:
+    """A table that `write_csv` wrote: text stays text ("0012", "NA"), without its apostrophes.
+
+    Args:
+        kinds: dtype of a column, "str" for text; others are guessed.
+        may_be_empty: text columns where an empty cell is NaN and not "".
+    """
+    header = pd.read_csv(path, nrows=0).columns
+    kinds = {column: kind for column, kind in kinds.items() if column in header}
+    empty = {name: [""] for name in header if kinds.get(name) != "str" or name in may_be_empty}
+    table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=empty)
+    for column in table:
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            table[column] = table[column].str.replace(f"^'(?={FORMULA})", "", regex=True)
+            if column not in may_be_empty:
+                table[column] = table[column].fillna("")
+    return table
 
 
 def sha256(path: Path) -> str:

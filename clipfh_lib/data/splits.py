@@ -103,9 +103,13 @@ def prepare(p: Common, outputs: str | Path) -> Prepared:
     return Prepared(
         folder=folder,
         root=root,
-        images=_read(folder / "images.csv", dict.fromkeys(layouts.TEXT, "str")),
+        images=files.read_csv(
+            folder / "images.csv", dict.fromkeys(layouts.TEXT, "str") | {"file_number": "Int64"}
+        ),
         split=read(folder / "split.csv"),
-        set_aside=_read(folder / "set_aside.csv", {"path": "str", "row": "Int64", "reason": "str"}),
+        set_aside=files.read_csv(
+            folder / "set_aside.csv", {"path": "str", "row": "Int64", "reason": "str"}
+        ),
         notes=content["notes"],
         sha256=content["sha256"]["split.csv"],
         limited=p.data.limit is not None,
@@ -152,23 +156,8 @@ def _write(folder: Path, key: str, p: Common) -> dict:
 def read(path: Path) -> pd.DataFrame:
     """A split manifest from its CSV file, equal to what `make` returned."""
     text = dict.fromkeys(["image_id", "aspect", "role", "test_aspect", "gallery"], "str")
-    return _read(path, {**text, "trial": "Int64"}, may_be_empty=["test_aspect", "gallery"])
-
-
-def _read(path: Path, kinds: dict[str, str], may_be_empty: Sequence[str] = ()) -> pd.DataFrame:
-    """A table of ours: text stays text ("0012", "NA"), without the apostrophe of safe cells."""
-    header = pd.read_csv(path, nrows=0).columns
-    kinds = {column: kind for column, kind in kinds.items() if column in header}
-    if "file_number" in header:
-        kinds["file_number"] = "Int64"
-    empty = {name: [""] for name in header if kinds.get(name) != "str" or name in may_be_empty}
-    table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=empty)
-    for column in table:
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            table[column] = table[column].str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True)
-            if column not in may_be_empty:
-                table[column] = table[column].fillna("")
-    return table
+    kinds = {**text, "trial": "Int64"}
+    return files.read_csv(path, kinds, may_be_empty=["test_aspect", "gallery"])
 
 
 def sha256(split: pd.DataFrame) -> str:
