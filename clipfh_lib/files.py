@@ -15,6 +15,7 @@ from filelock import FileLock
 # apostrophe is counted with them, so that what is read back is what was written.
 FORMULA = r"'*[=+\-@\t\r\n＝＋－＠]"
 NUMBER = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+SEAL = "seal"  # the key of a JSON file's own hash
 
 
 class InputError(ValueError):
@@ -83,6 +84,33 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: dict) -> Path:
     """Write JSON atomically, keys sorted."""
     return write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_sealed(path: Path, content: dict) -> Path:
+    """Write JSON atomically, keys sorted, with a hash of itself, for `read_sealed`."""
+    return write_text(path, _sealed(json.loads(json.dumps(content))))
+
+
+def read_sealed(path: Path) -> dict:
+    """What `write_sealed` wrote, without the hash.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is not, to the bit, what was written.
+    """
+    text = path.read_bytes().decode("utf-8")
+    content = json.loads(text)
+    if not isinstance(content, dict) or SEAL not in content:
+        raise ValueError("it holds no hash of itself")
+    del content[SEAL]
+    if _sealed(content) != text:
+        raise ValueError("it is not what was written")
+    return content
+
+
+def _sealed(content: dict) -> str:
+    """The text of a file, its hash in it."""
+    return json.dumps(content | {SEAL: digest(content)}, indent=2, sort_keys=True) + "\n"
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> Path:

@@ -244,7 +244,7 @@ class Run:
                 if path.is_file() and not path.name.startswith(("notebook.ipynb", "manifest.json"))
             },
         }
-        files.write_json(self.folder / "manifest.json", content)
+        files.write_sealed(self.folder / "manifest.json", content)
         self._lock.release(force=True)  # also when the cell that starts the run was run twice
         shown = {n: content.get(n) for n in ("commit", "clean", "seconds", "peak_memory_mb")}
         shown |= {"split": str(content.get("split_sha256"))[:12], "files": len(content["files"])}
@@ -284,14 +284,35 @@ def manifest(path: Path) -> dict:
     """What a complete run says of itself.
 
     Raises:
-        InputError: no manifest there, or one that is damaged.
+        InputError: no manifest there, or one that is not, to the bit, what was written.
     """
     try:
-        return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        return files.read_sealed(path / "manifest.json")
     except FileNotFoundError:
         raise InputError(f"{_relative(path)}: no complete run, manifest.json is missing") from None
-    except ValueError:
-        raise InputError(f"{_relative(path)}/manifest.json is damaged; run it again") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not as its run wrote it"
+        raise InputError(
+            f"{_relative(path)}/manifest.json is damaged ({reason}); run it again"
+        ) from None
+
+
+def kept(path: Path, name: str) -> Path:
+    """A file of a complete run, after a look at its hash in the manifest.
+
+    Args:
+        path: the run folder.
+        name: of the file, relative to it, e.g. "embeddings.safetensors".
+
+    Raises:
+        InputError: no complete run, no such file in it, or one that was changed since.
+    """
+    expected = manifest(path)["files"].get(name)
+    if expected is None or not (path / name).is_file():
+        raise InputError(f"{_relative(path)}: the run kept no {name}, or it is gone; run it again")
+    if files.sha256(path / name) != expected:
+        raise InputError(f"{_relative(path)}/{name} is not what its manifest says; run it again")
+    return path / name
 
 
 def commit() -> dict[str, object]:

@@ -10,7 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.numpy import load_file
 
-from clipfh_lib import files, params
+from clipfh_lib import files, params, runs
 from clipfh_lib.data import splits
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.files import InputError
@@ -236,6 +236,42 @@ def test_what_is_saved_is_read_with_plain_libraries(clip, table, drawn, tmp_path
     )
     rows = pd.read_csv(tmp_path / "embeddings.csv", dtype={"image_id": str})
     pd.testing.assert_frame_equal(rows, table[["image_id", "path", "pid"]], check_dtype=False)
+
+
+def test_what_a_run_saved_is_read_back_as_it_was_and_not_otherwise(clip, table, drawn, tmp_path):
+    p = params.load("zero_shot", "demo", "demo", "default")
+    run = runs.start("02_zero_shot", p, tmp_path)
+    shown = table.assign(image_id=["=1", "0012", "NA", *table["image_id"][3:]], aspect="dorsal_r")
+    found = extract(clip, shown, drawn)
+    embeddings.save(found, run.folder)
+    with pytest.raises(InputError, match="no complete run"):
+        embeddings.read(run.folder)
+    run.finish()
+    again = embeddings.read(run.folder)
+    np.testing.assert_array_equal(again.array, found.array)
+    pd.testing.assert_frame_equal(again.table, shown[["image_id", "path", "pid", "aspect"]])
+    for name in ("embeddings.csv", "embeddings.safetensors"):
+        content = (run.folder / name).read_bytes()
+        (run.folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(InputError, match=f"{name} is not what its manifest says; run it again"):
+            embeddings.read(run.folder)
+        (run.folder / name).write_bytes(content)
+
+
+def test_two_who_write_the_cache_at_once_lose_nothing(clip, table, drawn, monkeypatch):
+    real, calls = embeddings._encode, []
+
+    def meanwhile(*arguments):
+        calls.append(1)
+        if len(calls) == 1:  # what another process would do while this one encodes
+            extract(clip, table[5:9], drawn)
+        return real(*arguments)
+
+    monkeypatch.setattr(embeddings, "_encode", meanwhile)
+    extract(clip, table[:5], drawn)
+    assert len(calls) == 2
+    extract(clip, table[:9], drawn)
+    assert len(calls) == 2, "all nine are kept"
 
 
 @pytest.mark.parametrize("trained", [True, False])

@@ -89,3 +89,25 @@ def test_digest_and_sha256_tell_contents_apart(tmp_path):
     assert files.sha256(first) == (
         "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
     )
+
+
+def test_a_sealed_file_comes_back_and_each_of_its_bits_counts(tmp_path):
+    content = {"b": [1, -2.5, None, True], "a": {"é": "x\ny", "10": "", "9": {}}, "n": 1e-300}
+    path = files.write_sealed(tmp_path / "a.json", content)
+    assert files.read_sealed(path) == content
+    written = path.read_bytes()
+    for bit in range(8 * len(written)):
+        changed = bytearray(written)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(ValueError):
+            files.read_sealed(path)
+    for other in (b"", b"{}\n", b"[]\n", written[:-1], written + b" ", written.replace(b" ", b"")):
+        path.write_bytes(other)
+        with pytest.raises(ValueError):
+            files.read_sealed(path)
+
+
+def test_what_json_has_no_kind_for_is_sealed_as_it_is_read_back(tmp_path):
+    path = files.write_sealed(tmp_path / "a.json", {"pair": (1, 2), "by number": {10: "a", 9: "b"}})
+    assert files.read_sealed(path) == {"pair": [1, 2], "by number": {"10": "a", "9": "b"}}

@@ -87,6 +87,33 @@ def test_a_run_that_starts_again_is_not_complete_until_it_ends(tmp_path, p):
         runs.manifest(folder)
 
 
+def test_a_file_of_a_run_is_given_only_as_the_run_left_it(tmp_path, p):
+    run = runs.start("02_zero_shot", p, tmp_path)
+    run.save_table("history", pd.DataFrame({"epoch": [0]}))
+    with pytest.raises(InputError, match="no complete run"):
+        runs.kept(run.folder, "history.csv")
+    run.finish()
+    path = run.folder / "history.csv"
+    assert runs.kept(run.folder, "history.csv") == path
+    with pytest.raises(InputError, match="the run kept no other.csv, or it is gone; run it again"):
+        runs.kept(run.folder, "other.csv")
+    path.write_text("epoch\n1\n")
+    with pytest.raises(InputError, match=r"/history.csv is not what its manifest says; run it ag"):
+        runs.kept(run.folder, "history.csv")
+    path.unlink()
+    with pytest.raises(InputError, match="or it is gone"):
+        runs.kept(run.folder, "history.csv")
+
+
+def test_a_manifest_that_was_changed_by_a_blank_is_refused(tmp_path, p):
+    runs.start("02_zero_shot", p, tmp_path).finish()
+    path = runs.folder("02_zero_shot", p, tmp_path) / "manifest.json"
+    assert json.loads(path.read_text())["notebook"] == "02_zero_shot"  # plain JSON for others
+    path.write_text(path.read_text().replace("\n", " \n", 1))
+    with pytest.raises(InputError, match=r"manifest.json is damaged \(not as its run wrote it\)"):
+        runs.manifest(path.parent)
+
+
 def test_a_start_that_was_run_twice_lets_go_at_the_end(tmp_path, p):
     runs.start("02_zero_shot", p, tmp_path)
     run = runs.start("02_zero_shot", p, tmp_path)

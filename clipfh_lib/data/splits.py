@@ -6,7 +6,7 @@ generator can move it and nobody's choice depends on other people being there.
 """
 
 import hashlib
-import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ CUTS = {  # integer ids up to this one train; the thresholds of MBA-Net's script
     "all": 447,  # HD
 }
 VAL_SHARE, VAL_PEOPLE = 0.2, 5  # of the train people, and how many at least
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,17 @@ def prepare(p: Common, outputs: str | Path) -> Prepared:
 
 
 def _content(folder: Path, key: str) -> dict | None:
-    """What prepared.json says, if it was made of the same and the tables are as they were."""
+    """What prepared.json says; none if it was made of other things, or a file is not as written."""
     try:
-        content = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-        same = all(files.sha256(folder / name) == sha for name, sha in content["sha256"].items())
-        return content if content["key"] == key and same else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = files.read_sealed(folder / "prepared.json")
+        for name, sha in content["sha256"].items():
+            if files.sha256(folder / name) != sha:
+                raise ValueError(f"{name} is not what was written")
+        return content if content["key"] == key else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s is damaged and made again (%s)", folder, error)
         return None
 
 
@@ -149,7 +155,7 @@ def _write(folder: Path, key: str, p: Common) -> dict:
         name: files.sha256(files.write_csv(folder / name, each)) for name, each in tables.items()
     }
     content = {"key": key, "notes": notes, "sha256": hashes}
-    files.write_json(folder / "prepared.json", content)
+    files.write_sealed(folder / "prepared.json", content)
     return content
 
 

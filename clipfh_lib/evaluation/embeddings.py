@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from clipfh_lib import files
+from clipfh_lib import files, runs
 from clipfh_lib.data import images, loaders, splits, transforms
 from clipfh_lib.data.images import Size
 from clipfh_lib.files import InputError
@@ -209,6 +209,17 @@ def save(found: Embeddings, folder: Path) -> None:
     files.write(folder / "embeddings.safetensors", lambda path: save_file(content, path))
     columns = [c for c in ("image_id", "path", "pid", "aspect") if c in found.table]
     files.write_csv(folder / "embeddings.csv", found.table[columns])
+
+
+def read(folder: Path) -> Embeddings:
+    """What `save` wrote into a run folder, after a look at the hashes in the run's manifest.
+
+    Raises:
+        InputError: the run is not complete, kept no embeddings, or they were changed since.
+    """
+    array = load_file(runs.kept(folder, "embeddings.safetensors"))["embeddings"]
+    text = dict.fromkeys(("image_id", "path", "aspect"), "str")
+    return Embeddings(array, files.read_csv(runs.kept(folder, "embeddings.csv"), text))
 
 
 def _identity(root: Path, name: str) -> str:
