@@ -1,5 +1,6 @@
 """What every room needs of the disk: the project's root, atomic writes, hashes, locks, safe CSV."""
 
+import errno
 import hashlib
 import json
 import os
@@ -43,8 +44,21 @@ def resolve(path: str | Path) -> Path:
 
 def cache() -> Path:
     """The project's cache, whatever the parameter `outputs` says; safe to delete."""
-    folder = project() / "outputs" / ".cache"
-    folder.mkdir(parents=True, exist_ok=True)
+    return make(project() / "outputs" / ".cache")
+
+
+def make(folder: Path) -> Path:
+    """A folder to write into, made with all above it if it was missing.
+
+    Raises:
+        InputError: no permission, a full or read-only disk, a file in its place.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise unwritable(folder, error) from None
     return folder
 
 
@@ -54,20 +68,49 @@ def write(path: Path, fill: Callable[[Path], object]) -> Path:
     Args:
         path: where the file shall stand; missing folders are made.
         fill: called with the temporary path, which has the same suffix.
+
+    Raises:
+        InputError: the disk is full, the folder read-only and the like; an older file is kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    make(path.parent)
+    temporary = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         fill(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except Exception as error:
+        if not _disk_says(error):
+            raise
+        raise unwritable(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
     return path
+
+
+def unwritable(path: Path, error: Exception) -> InputError:
+    """What to raise when the disk does not take a file or folder."""
+    return InputError(
+        f"{path} cannot be written ({_disk_says(error)}); what stood there is kept: make room or "
+        "permission, or choose another folder, then run again"
+    )
+
+
+def _disk_says(error: Exception) -> str:
+    """Why the disk stopped a writer; empty if something else did.
+
+    The writers of safetensors and torch have errors of their own.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or repr(error)
+    if found := re.search(r"([^:]+) \(os error \d+\)", str(error)):
+        return found[1].strip()
+    return "the disk takes no more" if "inline_container" in str(error) else ""
 
 
 def _umask() -> int:
@@ -159,9 +202,19 @@ def read_csv(path: Path, kinds: dict[str, str], may_be_empty: Sequence[str] = ()
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex SHA-256 of a file's bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        InputError: it is there and cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; it must be a readable file") from None
 
 
 def digest(content: object) -> str:
@@ -171,6 +224,5 @@ def digest(content: object) -> str:
 
 def lock(thing: str | Path) -> FileLock:
     """A lock in the project's cache for one thing, a folder or cache entry, with one writer."""
-    folder = cache() / "locks"
-    folder.mkdir(exist_ok=True)
+    folder = make(cache() / "locks")
     return FileLock(folder / f"{digest(str(thing))[:16]}.lock", is_singleton=True)

@@ -171,6 +171,7 @@ class Run:
         self._close_log()
         handler = logging.FileHandler(path / "log.txt", mode="a", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.handleError = lambda record: None  # of a full disk the next file will tell
         self.logger.addHandler(handler)
 
     def _close_log(self) -> None:
@@ -258,18 +259,21 @@ def start(notebook: str, p: Common | str, outputs: str | Path) -> Run:
     Raises:
         InputError: another process is writing this folder.
     """
-    path = folder(notebook, p, outputs)
-    path.mkdir(parents=True, exist_ok=True)
+    path = files.make(folder(notebook, p, outputs))
     lock = files.lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{_relative(path)} is being written by another process") from None
-    (path / "manifest.json").unlink(missing_ok=True)
+    content = {"plan": p} if isinstance(p, str) else p.model_dump()
+
+    def fill(temporary: Path) -> None:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        (path / "manifest.json").unlink(missing_ok=True)  # now: a full disk would have stopped us
+
+    files.write(path / "params.yaml", fill)
     for left in [*path.glob("figures/*"), *path.rglob(".writing-*")]:  # of another code, of a kill
         left.unlink()
-    content = {"plan": p} if isinstance(p, str) else p.model_dump()
-    files.write_text(path / "params.yaml", yaml.safe_dump(content, sort_keys=False))
     run = Run(notebook, p, path, lock)
     run.logger.info("started %s in %s", notebook, _relative(path))
     return run

@@ -1,6 +1,7 @@
 """Writes are whole or not at all; a spreadsheet runs nothing of ours; what is read was written."""
 
 import ast
+import errno
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import clipfh_lib
 from clipfh_lib import files
+from clipfh_lib.files import InputError
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -24,6 +26,36 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         files.write(path, fail)
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+DISK = [
+    (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    (RuntimeError("I/O error: No space left (os error 28)"), "No space left"),  # as of safetensors
+    (
+        RuntimeError("[enforce fail at inline_container.cc:671] . x"),
+        "the disk takes no more",
+    ),  # torch
+]
+
+
+@pytest.mark.parametrize("error, says", DISK)
+def test_a_disk_that_takes_no_more_is_one_line_with_the_file_and_the_way_out(tmp_path, error, says):
+    path = files.write_text(tmp_path / "a.txt", "old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise error
+
+    with pytest.raises(InputError, match=rf"a.txt cannot be written \({says}\).*kept.*room") as why:
+        files.write(path, fail)
+    assert "\n" not in str(why.value) and why.value.__suppress_context__
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/deeper cannot be written \(Not a directory\)"):
+        files.write_text(tmp_path / "file" / "deeper" / "a.txt", "x")
 
 
 # --- tables ---------------------------------------------------------------------------------------
