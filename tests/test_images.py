@@ -407,6 +407,15 @@ def test_every_flipped_bit_is_found_and_repaired(root, caplog):
             assert caplog.text.count("is damaged") == flips, (kind, place)
 
 
+def test_a_damaged_name_is_told_of_though_no_other_file_is_there(root, caplog):
+    (name,) = save(root, 1)
+    images.decode(root, [name], SMALL)
+    (path,) = entries("files.json")
+    path.write_text(path.read_text().replace(f'"{name}"', '"1.jpg"'))
+    assert images.decode(root, [name], SMALL).pixels.any()
+    assert "is damaged (SHA-256 of files.json differs)" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["pixels.npy", "files.json", "sha256"])
 def test_a_truncated_or_missing_cache_file_is_made_again(root, kind, caplog):
     names = save(root, 4)
@@ -472,7 +481,7 @@ def test_a_failed_write_leaves_nothing_and_says_so(root, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(images.os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"pixels/.* cannot be written \(No space left"):
         images.decode(root, names, SMALL)
     assert not list(Path("outputs/.cache/pixels").glob("*/*"))
 
@@ -530,6 +539,49 @@ def test_memory_does_not_grow_with_pictures_or_threads(root, width, height, coun
         env=os.environ | {"PYTHONPATH": str(Path(images.__file__).parents[2])},
     )
     assert 5 < float(measured.stdout) < limit
+
+
+def test_the_largest_pictures_of_any_kind_cost_two_copies(root):
+    """Held whole in each mode that they go through, the transparent one was 750 MB."""
+    scene(20, 20).save(root / "small.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = Image.new("RGBA", (7000, 7000), (200, 150, 130, 90))
+    clear.save(root / "clear.png", exif=exif, compress_level=1)
+    deep = np.full((7000, 7000), 40_000, np.uint16)
+    Image.fromarray(deep).save(root / "deep.png", exif=exif, compress_level=1)
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, "clear.png", "deep.png"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(images.__file__).parents[2])},
+    )
+    assert 300 < float(measured.stdout) < 480
+    Image.new("RGB", (4200, 4200)).save(root / "frames.webp", lossless=True, method=0)
+    table = images.survey(root, ["frames.webp"]).table
+    assert table["reason"].tolist() == ["above 16 megapixels"]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_strips_make_the_same_pixels_as_the_whole(root, monkeypatch, rows):
+    clear = scene(31, 45).convert("RGBA")
+    clear.putalpha(scene(31, 45, seed=1).convert("L"))
+    forms = {"rgba": clear, "la": clear.convert("LA"), "cmyk": clear.convert("CMYK")}
+    forms["i16"] = Image.fromarray(np.asarray(scene(31, 45).convert("L")).astype(np.uint16) * 257)
+    monkeypatch.setattr(images, "STRIP", 31 * rows)
+    for name, image in forms.items():
+        image.save(root / f"{name}.tiff")
+    white = Image.new("RGBA", clear.size, (255, 255, 255, 255))
+    expected = {
+        "rgba": Image.alpha_composite(white, clear),
+        "la": Image.alpha_composite(white, forms["la"].convert("RGBA")),
+        "cmyk": forms["cmyk"],
+        "i16": scene(31, 45).convert("L"),
+    }
+    found = images.decode(root, [f"{name}.tiff" for name in forms], Size(45, 31)).pixels
+    for name, pixels in zip(forms, found, strict=True):
+        np.testing.assert_array_equal(pixels, np.asarray(expected[name].convert("RGB")), name)
 
 
 # --- what is made of them ----------------------------------------------------------------------

@@ -35,8 +35,10 @@ log = logging.getLogger(__name__)
 ALGORITHM = 1  # raise it when the pixels made here change, so that older caches are left alone
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow's holes are in the exotic ones
 MAX_PIXELS = 50_000_000  # 200 MB in Pillow; a bomb of a few kB can claim more
+HEAVY = {"WEBP": 3}  # its decoder holds several frames, so that a pixel counts as three
 MAX_RATIO = 50  # longer to shorter side: `clip` would blow a 1 x 50,000 strip up to gigabytes
 SINGLY = 16_000_000  # larger pictures share one thread: memory must not grow with the cores
+STRIP = 1_000_000  # pixels that are brought to RGB at a time, so that few copies are whole
 WHITE = (255, 255, 255)  # behind transparency, beside a letterbox: the hands' own background
 WRITING = ".writing-"
 INTERPOLATION = {
@@ -196,7 +198,7 @@ def _decode(root: Path, paths: Sequence[str], size: Size, workers: int) -> Decod
     group = files.cache() / "pixels" / files.digest(made_by)[:16]
     entry = group / files.digest([row[:3] for row in rows])[:16]
     with files.lock(group):
-        group.mkdir(parents=True, exist_ok=True)
+        files.make(group)
         wanted = {row[:3] for row in rows if not row.reason}
         kept: dict[tuple, Kept] = {}
         for folder in [entry, *sorted(set(group.iterdir()) - {entry})]:
@@ -239,13 +241,16 @@ def _kept(folder: Path, wanted: set[tuple]) -> dict[tuple, Kept]:
     try:
         if not wanted or not folder.is_dir():
             return {}
-        content = json.loads((folder / "files.json").read_text(encoding="utf-8"))
-        rows = [Row(*row) for row in content["files"]]
+        text, sums = (folder / "files.json").read_bytes(), (folder / "sha256").read_bytes()
+        line = _sum("files.json", hashlib.sha256(text).hexdigest())
+        if not sums.endswith(line):
+            raise ValueError("SHA-256 of files.json differs")
+        rows = [Row(*row) for row in json.loads(text)["files"]]
         found = {row[:3]: index for index, row in enumerate(rows) if row[:3] in wanted}
         if not found:
             return {}
-        if (folder / "sha256").read_text(encoding="utf-8") != _sums(folder, None):
-            raise ValueError("SHA-256 differs")
+        if sums != _sum("pixels.npy", files.sha256(folder / "pixels.npy")) + line:
+            raise ValueError("SHA-256 of pixels.npy differs")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("decode cache %s is damaged (%s): made again", folder, error)
@@ -254,9 +259,9 @@ def _kept(folder: Path, wanted: set[tuple]) -> dict[tuple, Kept]:
     return {stamp: Kept(folder, pixels, index, rows[index]) for stamp, index in found.items()}
 
 
-def _sums(folder: Path, pixels: str | None) -> str:
-    pixels = pixels or files.sha256(folder / "pixels.npy")
-    return f"{pixels}  pixels.npy\n{files.sha256(folder / 'files.json')}  files.json\n"
+def _sum(name: str, sha256: str) -> bytes:
+    """A line of the file `sha256`."""
+    return f"{sha256}  {name}\n".encode()
 
 
 def _fill(
@@ -302,11 +307,17 @@ def _fill(
                     total.update(pixels or blank)
                     done.append(row)
         content = {"made_by": made_by, "files": done}
-        (temporary / "files.json").write_text(json.dumps(content), encoding="utf-8")
-        sums = _sums(temporary, total.hexdigest())
-        (temporary / "sha256").write_text(sums, encoding="utf-8")
+        text = json.dumps(content).encode()
+        (temporary / "files.json").write_bytes(text)
+        sums = _sum("pixels.npy", total.hexdigest())
+        sums += _sum("files.json", hashlib.sha256(text).hexdigest())
+        (temporary / "sha256").write_bytes(sums)
         shutil.rmtree(entry, ignore_errors=True)  # one with files that could not be opened then
         os.replace(temporary, entry)
+    except FileNotFoundError:
+        raise  # somebody emptied the cache
+    except OSError as error:
+        raise files.unwritable(entry, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return done
@@ -339,23 +350,28 @@ def _read(root: Path, size: Size, singly: ThreadPool, row: Row) -> tuple[bytes |
         with open(os.path.join(root, row.path), "rb") as file:
             image = Image.open(file, formats=FORMATS)
             row = row._replace(width=image.width, height=image.height, mode=image.mode)
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+            pixels, weight = image.width * image.height, HEAVY.get(image.format, 1)
+            if pixels > MAX_PIXELS // weight:
+                return None, row._replace(reason=_above(MAX_PIXELS // weight))
             if max(image.size) > MAX_RATIO * min(image.size):
                 raise ValueError(f"one side more than {MAX_RATIO} times the other")
-            large = image.width * image.height > SINGLY
+            large = pixels > SINGLY // weight
             made = singly.apply(_pixels, (image, size)) if large else _pixels(image, size)
-            pixels, width, height = made
-        return pixels, row._replace(width=width, height=height)
+            content, width, height = made
+        return content, row._replace(width=width, height=height)
     except Exception as error:  # a hostile file can make Pillow raise nearly anything
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             row = row._replace(bytes=-1, mtime_ns=-1)  # the machine's fault: tried again next time
         return None, row._replace(reason=_reason(error))
 
 
+def _above(pixels: int) -> str:
+    return f"above {pixels // 1_000_000} megapixels"
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return f"above {MAX_PIXELS // 1_000_000} megapixels"
+        return _above(MAX_PIXELS)
     if isinstance(error, UnidentifiedImageError):
         return f"no image of a kind that is read ({', '.join(FORMATS)})"
     text = getattr(error, "strerror", None) or f"cannot be decoded: {error or type(error).__name__}"
@@ -373,19 +389,27 @@ def _pixels(image: Image.Image, size: Size) -> tuple[bytes, int, int]:
 def _upright_rgb(image: Image.Image) -> Image.Image:
     """Decode in full: Pillow's `draft` is three times faster, but its pixels are not CLIP's."""
     image.load()
-    mode = image.mode
     turn = TURN.get(image.getexif().get(ExifTags.Base.Orientation))
-    if mode in ("I", "F"):
-        raise ValueError(f"32-bit pixels (mode {mode}) have no known range")
-    if mode.startswith("I;16"):  # convert("RGB") would cut everything above 255 to white
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32-bit pixels (mode {image.mode}) have no known range")
+    if image.mode != "RGB" or image.has_transparency_data:
+        page, rows = Image.new("RGB", image.size), max(1, STRIP // image.width)
+        for top in range(0, image.height, rows):
+            box = (0, top, image.width, min(top + rows, image.height))
+            page.paste(_rgb(image.crop(box)), box)
+        image.close()
+        image = page
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # convert("RGB") would cut everything above 255 to white
         image = image.convert("I").point([(value + 128) // 257 for value in range(65536)], "L")
     elif image.has_transparency_data:
         clear = image.convert("RGBA")
         image = Image.new("RGBA", image.size, WHITE)
         image.alpha_composite(clear)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return image if turn is None else image.transpose(turn)
+    return image.convert("RGB")
 
 
 def _fit(image: Image.Image, size: Size) -> Image.Image:
