@@ -1,8 +1,10 @@
+import hashlib
 import math
 import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,12 @@ def test_weights_that_were_cut_short_are_made_again_from_the_checkpoint(unbroken
     best.write_bytes(best.read_bytes()[:50])
     run, method, _ = fit(drawn, "unbroken")
     assert method.rates == [] and weights(run) == expected
+    assert "of another fit or damaged: made again" in (run.folder / "log.txt").read_text()
+
+
+def test_a_checkpoint_with_its_hash_behind_it_is_still_a_zip_file_that_torch_reads(unbroken):
+    last = unbroken[0].folder / "checkpoints" / "last.ckpt"
+    with zipfile.ZipFile(last) as archive:
+        assert archive.testzip() is None
+        assert archive.comment.decode() == hashlib.sha256(last.read_bytes()[:-64]).hexdigest()
+    assert torch.load(last, weights_only=True)["clipfh"]["key"] == "key"

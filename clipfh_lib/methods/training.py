@@ -1,11 +1,12 @@
 """One Lightning fit: optimiser groups, schedule, history, resume after a kill, weights kept."""
 
+import hashlib
 import logging
 import math
+import os
 import random
 import signal
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from clipfh_lib.models import backbones
 from clipfh_lib.runs import Run
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+HEX = 64  # letters of a SHA-256
 DEVICE = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
 
@@ -99,7 +101,12 @@ class _Journal(L.Callback):
         self.run.save_table("history", pd.DataFrame(self.rows))
         said = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         self.run.logger.info("epoch %d of %d: %s", row["epoch"] + 1, trainer.max_epochs, said)
-        files.write(self.last, trainer.save_checkpoint)
+
+        def fill(path: Path) -> None:
+            trainer.save_checkpoint(path)
+            _seal(path)
+
+        files.write(self.last, fill)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: object, checkpoint: dict) -> None:
         checkpoint["clipfh"] = {"key": self.key, "history": self.rows}
@@ -137,6 +144,8 @@ def fit(
     if history.is_file() and backbones.restore(method.encoder, best, key):
         run.logger.info("weights of these parameters and this code are there; nothing is trained")
     else:
+        if best.is_file():
+            run.logger.info("checkpoints/best.safetensors is of another fit or damaged: made again")
         _train(method, train, run, key, epochs, precision, device)
         backbones.save(method.encoder, best, key)
     method.eval()
@@ -193,14 +202,31 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(before)
 
 
+def _seal(checkpoint: Path) -> None:
+    """Put the SHA-256 of a checkpoint behind it, as the comment that a zip file may end with.
+
+    So both are moved into place as one. Torch and its check sums pass over many a changed bit.
+    """
+    with checkpoint.open("r+b") as file:
+        file.seek(-2, os.SEEK_END)  # the length of the comment, 0 until now
+        file.write(HEX.to_bytes(2, "little"))
+    content = files.sha256(checkpoint)
+    with checkpoint.open("ab") as file:
+        file.write(content.encode())
+
+
+def _is_sealed(checkpoint: Path) -> bool:
+    content = np.memmap(checkpoint, np.uint8, "r")
+    return hashlib.sha256(content[:-HEX]).hexdigest().encode() == content[-HEX:].tobytes()
+
+
 def _can_resume(checkpoint: Path, run: Run, key: str) -> bool:
     """Whether a checkpoint of this very fit is there; a damaged one is told of."""
     if not checkpoint.is_file():
         return False
     try:
-        with zipfile.ZipFile(checkpoint) as archive:  # torch does not look at its check sums
-            if broken := archive.testzip():
-                raise ValueError(f"{broken} is not what was written")
+        if not _is_sealed(checkpoint):
+            raise ValueError("it is not what was written")
         found = torch.load(checkpoint, map_location="cpu", weights_only=True)["clipfh"]["key"]
     except Exception as error:  # a damaged file can make a reader raise nearly anything
         reason = next(iter(str(error).splitlines()), repr(error))
