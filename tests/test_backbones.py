@@ -1,4 +1,3 @@
-import json
 import pickle
 import socket
 import time
@@ -267,7 +266,7 @@ def run_folder(folder, encoder, name):
     best = backbones.save(encoder, folder / "checkpoints" / "best.safetensors", "key")
     made = {"params": {"model": {"name": name, "weights": "none"}}}
     made["files"] = {"checkpoints/best.safetensors": files.sha256(best)}
-    (folder / "manifest.json").write_text(json.dumps(made))
+    files.write_sealed(folder / "manifest.json", made)
     return folder
 
 

@@ -35,7 +35,7 @@ def folder(root, name, split, *tables, complete=True):
     files.write_csv(path / "ranks.csv", pd.concat(tables))
     if complete:
         made = {"params": {"dataset": "demo"}, "split_sha256": split}
-        files.write_json(path / "manifest.json", made)
+        files.write_sealed(path / "manifest.json", made)
     return path
 
 

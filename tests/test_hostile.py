@@ -197,6 +197,8 @@ def plain_and_hostile(tmp_path_factory):
         rows.append(",".join([*cells[:7], f'"{name}"', "0"]))
     with (hostile / "HandInfo.csv").open("a", newline="") as file:
         file.write("".join(f"{row}\r\n" for row in rows))
+    shutil.copy(plain / "Hands" / free[1], os.fsencode(hostile / "Hands") + b"/caf\xe9.jpg")
+    broken["caf\\udce9.jpg"] = "not UTF-8"  # no row can name it
     return plain, hostile, broken
 
 
@@ -245,8 +247,8 @@ def test_broken_and_odd_files_change_nothing_for_the_good_ones(plain_and_hostile
     for name, word in broken.items():
         assert word in reasons[f"Hands/{name}"], name
     notes = said["hostile"]["notes"]
-    assert f"{aside['row'].notna().sum()} rows or files set aside" in notes
-    assert f"{aside['row'].isna().sum()} images cannot be read" in notes
+    assert f"{aside['row'].notna().sum() + 1} rows or files set aside" in notes
+    assert f"{aside['row'].isna().sum() - 1} images cannot be read" in notes
     imported = said["imported"]  # 860,000 with the largest builds of torch, before any picture
     assert said["hostile"]["peak"] < max(1e6, imported + 150_000), said
 
@@ -320,13 +322,16 @@ def test_an_odd_table_gives_the_split_of_a_clean_one_and_counts_what_it_set_asid
     assert (encoding in ("utf-16", "cp1252")) == ("not UTF-8" in found.notes[0])
 
 
-def test_a_table_that_stops_leaves_no_split_behind(drawn, tmp_path):
+@pytest.mark.parametrize(
+    "name, fix", [("../Hand_0", "correct or remove the row"), ("x" * 200_000, "save it again")]
+)
+def test_a_table_that_stops_leaves_no_split_behind(drawn, tmp_path, name, fix):
     def change(lines):
-        return [*lines, lines[1].replace("Hand_", "../Hand_")]
+        return [*lines, lines[1].replace("Hand_0", name)]
 
     root = with_table(drawn, tmp_path / "11k", change)
     row = len((root / "HandInfo.csv").read_text().splitlines())
-    with pytest.raises(InputError, match=rf"HandInfo.csv row {row}: .*correct or remove the row"):
+    with pytest.raises(InputError, match=rf"HandInfo.csv row {row}: .*{fix}"):
         prepare(root)
     assert not list(Path("outputs").rglob("*.csv")) and not list(Path("outputs").rglob("*.json"))
 

@@ -130,7 +130,9 @@ def hands_11k(folder: Path, data: DataParams) -> Found:
         found.notes.append(
             f"{absent} of {len(rows)} rows of HandInfo.csv have no image file, as in a partial copy"
         )
-    if spare := len({*there, *unusable} - used):
+    for name in sorted(unusable.keys() - used):
+        found.aside.append((f"Hands/{name}", None, unusable[name]))
+    if spare := len(there.keys() - used):
         found.notes.append(f"{spare} image files in Hands have no row in HandInfo.csv")
     if renamed:
         found.notes.append(f"{renamed} images stand under another extension than in HandInfo.csv")
@@ -274,10 +276,12 @@ def rows_of(path: Path, needed: list[str], notes: list[str]) -> tuple[list[str],
     text, encoding = _text(path)
     if encoding != "utf-8":
         notes.append(f"{path.name} is not UTF-8; read as {encoding}")
+    reader = csv.reader(io.StringIO(text, newline=""))
     try:
-        rows = list(csv.reader(io.StringIO(text, newline="")))
+        rows = list(reader)
     except csv.Error as error:
-        raise InputError(f"{path}: {error}; save it again as CSV with commas") from None
+        problem = f"{error}; save it again as CSV with commas"
+        raise InputError(f"{path} row {reader.line_num}: {problem}") from None
     for number, row in enumerate(rows, start=1):
         if any("\n" in cell for cell in row):  # it would swallow all rows up to the next quote
             raise InputError(f"{path} row {number}: a cell over several lines; close its quotes")

@@ -302,10 +302,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise InputError(f"model.weights: {path} is neither .safetensors nor .pt")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
-            if _sha256(state) != _metadata(path).get("sha256", _sha256(state)):
-                raise ValueError("its tensors are not those that were written")
-            return state
+            return _checked(path)[0]
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can make a reader raise nearly anything
         raise InputError(
@@ -317,6 +314,26 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"model.weights: {path} holds no state dict of tensors")
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; of ours to the bit those that were written.
+
+    Raises:
+        ValueError: a file of ours that is not what was written.
+    """
+    state, metadata = load_file(path), _metadata(path)
+    # by more than one sign, so that a bit in none of them makes it another's
+    ours = metadata.keys() & {"key", "sha256"} or f"{TOKENS}.used" in state
+    if ours and _seal(state, metadata) != metadata.get("sha256"):
+        raise ValueError("its tensors are not those that were written")
+    return state, metadata
+
+
+def _seal(state: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of a file's tensors and of what it says beside them."""
+    rest = {name: value for name, value in metadata.items() if name != "sha256"}
+    return files.digest([_sha256(state), rest]) if rest else _sha256(state)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -376,19 +393,21 @@ def save(encoder: nn.Module, path: Path, key: str) -> Path:
     """Write an encoder's weights as safetensors, atomically, with the key of what made them."""
     tensors = _network(encoder).state_dict().items()
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
-    how = _preprocess(encoder)
-    metadata = {"key": key, "sha256": _sha256(state), "size": json.dumps([how.height, how.width])}
+    metadata = {"key": key}
+    if hasattr(encoder, "visual"):  # the positions of a CLIP were made for this size
+        how = _preprocess(encoder)
+        metadata["size"] = json.dumps([how.height, how.width])
+    metadata["sha256"] = _seal(state, metadata)
     return files.write(path, lambda temporary: save_file(state, temporary, metadata))
 
 
 def restore(encoder: nn.Module, path: Path, key: str) -> bool:
     """Read back what `save` wrote under this key; whether that was there, and whole."""
     try:
-        metadata = _metadata(path)
-        state = load_file(path) if metadata.get("key") == key else {}
-    except (OSError, SafetensorError):
+        state, metadata = _checked(path)
+    except (OSError, SafetensorError, ValueError):
         return False
-    if not state or _sha256(state) != metadata.get("sha256"):
+    if metadata.get("key") != key:
         return False
     _network(encoder).load_state_dict(state)
     return True
