@@ -1,6 +1,7 @@
 """A source folder -> one images table: where it is, what it holds, which part of it is taken."""
 
 import ast
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -69,8 +70,14 @@ def root(data: DataParams) -> Path:
 def _drawing(data: DataParams) -> dict:
     """What a drawn data set depends on: its parameters and the code that draws."""
     sources = sorted(Path(__file__).parent.glob("demo_*.py"))
-    code = [ast.unparse(ast.parse(path.read_text(encoding="utf-8"))) for path in sources]
+    code = [_code(path, path.stat().st_mtime_ns) for path in sources]
     return {"catalogue": data.catalogue, "draw": data.draw.model_dump(), "code": code}
+
+
+@functools.lru_cache
+def _code(path: Path, _changed: int) -> str:
+    """A module's code without comments and layout; kept by file time."""
+    return ast.unparse(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def missing(data: DataParams) -> str:
