@@ -73,7 +73,9 @@ class ModelParams(Frozen):
 
     name: str
     weights: str  # a tag of open_clip, `timm`, a file, a run folder, or none
-    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None  # [height, width], pixels
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="whole pixels: a number, or [height, width]"
+    )
     freeze_bn: bool = False  # batch norm keeps its statistics in training
 
 
@@ -83,6 +85,21 @@ class EmbedParams(Frozen):
     batch: PositiveInt = 64
     flip: Literal["none", "add"] = "none"  # add: the mirror image's embedding is added
     precision: Precision = "32"
+
+
+class AugmentParams(Frozen):
+    """Changes to training images, drawn anew for each image and epoch; all are off by default."""
+
+    crop: float = Field(1, ge=0.05, le=1)  # smallest share of the area that is kept and enlarged
+    rotation: float = Field(0, ge=0, le=180)  # degrees, at most, either way
+    brightness: Fraction = 0  # factor 1 +- this; likewise the next two
+    contrast: Fraction = 0  # of the distance to the picture's mean grey
+    saturation: Fraction = 0  # of the distance to a pixel's grey
+    pad: int = Field(0, ge=0, le=256)  # white pixels added around, then cropped off at random
+    erase: Fraction = 0  # probability that a rectangle is painted over
+    blur: float = Field(0, ge=0, le=10)  # pixels, largest standard deviation of a Gaussian
+    flip: Fraction = 0  # probability; left-right: a right hand becomes a left one
+    flip_vertical: Fraction = 0  # probability; upside down, which mirrors a hand as well
 
 
 class LoaderParams(Frozen):
@@ -104,7 +121,9 @@ class EvaluationParams(Frozen):
 
     distance: Literal["cosine", "euclidean"] = "cosine"
     resamples: PositiveInt = 10_000
-    rerank: RerankParams | None = None  # adds rows with re-ranking beside those without
+    rerank: RerankParams | None = Field(  # adds rows with re-ranking beside those without
+        None, description="{k1: 20, k2: 6, weight: 0.3}, or null for none"
+    )
 
 
 class NamingParams(Frozen):
@@ -250,21 +269,23 @@ def validate(kind: type[Frozen], content: dict, source: dict[str, str]) -> Froze
     try:
         return kind(**content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = [name for name in source if name == key or name.startswith(f"{key}.")]
-        known += [name for name in source if key.startswith(f"{name}.")]
-        where = f" in {source[known[0]]}" if known else ""
+        every = error.errors()
+        first = next((each for each in every if each["type"] == "extra_forbidden"), every[0])
+        key, known = ".".join(str(part) for part in first["loc"]), keys(kind)
+        while first["type"] != "extra_forbidden" and "." in key and key not in known:
+            key = key.rpartition(".")[0]  # a place in a list, a kind of value
+        told = [name for name in source if name == key or name.startswith(f"{key}.")]
+        told += [name for name in source if key.startswith(f"{name}.")]
+        where = f" in {source[told[0]]}" if told else ""
         if first["type"] == "extra_forbidden":
-            raise InputError(
-                f"unknown key {key}{where}; nearest: {nearest(key, keys(kind))}"
-            ) from None
+            raise InputError(f"unknown key {key}{where}; nearest: {nearest(key, known)}") from None
         if first["type"] == "missing":
             raise InputError(
                 f"{key} is missing; put it into a file of params/ or overrides"
             ) from None
-        given = first["input"]
-        hint = ""
+        given, hint = first["input"], ""
+        if said := _description(kind, key):
+            raise InputError(f"{key}: {given!r}{where}: must be {said}") from None
         if first["type"] == "literal_error":
             options = [
                 str(o).strip("'")
@@ -272,6 +293,17 @@ def validate(kind: type[Frozen], content: dict, source: dict[str, str]) -> Froze
             ]
             hint = f"; nearest: {nearest(str(given), options)}"
         raise InputError(f"{key}: {given!r}{where}: {first['msg']}{hint}") from None
+
+
+def _description(kind: type[Frozen], key: str) -> str:
+    """What a field says of the values that it takes; empty if its kind says enough."""
+    name, _, rest = key.partition(".")
+    field = kind.model_fields.get(name)
+    if field is None or not rest:
+        return (field.description or "") if field else ""
+    parts = (field.annotation, *getattr(field.annotation, "__args__", ()))
+    inside = [part for part in parts if isinstance(part, type) and issubclass(part, Frozen)]
+    return _description(inside[0], rest) if inside else ""
 
 
 def keys(kind: type[Frozen], prefix: str = "") -> list[str]:

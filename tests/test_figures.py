@@ -213,7 +213,7 @@ def test_figures_of_metrics_take_the_data_set_from_the_rows(draw):
 def test_weights_have_looks_that_differ_in_colour_and_in_grey():
     looks = style.looks(list(style.WEIGHTS))
     for part in ("color", "linestyle", "marker"):
-        assert len({str(look[part]) for look in looks.values()}) == 4
+        assert len({str(look[part]) for look in looks.values()}) == len(style.WEIGHTS)
     runs = [f"run {number}" for number in range(len(style.LOOKS))]
     several = style.looks([*runs, "pixels"])
     assert len({str(look) for look in several.values()}) == len(style.LOOKS) + 1
@@ -557,3 +557,30 @@ def test_weights_look_alike_whether_or_not_others_stand_beside_them():
     more = style.looks(["pretrained", "pretrained_reranked", "untrained", "pixels"])
     assert all(more[label] == look for label, look in plain.items())
     assert len({str(look) for look in more.values()}) == 4
+
+
+def test_each_of_fifteen_labels_has_a_look_of_its_own():
+    found = style.looks([f"run {number}" for number in range(15)])
+    assert len({str(look) for look in found.values()}) == 15
+    seven = [found[f"run {number}"] for number in range(7)]
+    assert len({look["color"] for look in seven}) == 7
+
+
+def test_rows_without_re_ranking_of_two_recipes_are_drawn_once():
+    def of(recipe, weights, value):
+        ranks = pd.DataFrame({"rank": [1, 2, 3], "value": [value, value + 0.1, 0.9]})
+        names = {"dataset": "demo", "method": "zero_shot", "backbone": "demo", "seed": 0}
+        place = {"test_aspect": "all", "gallery": "default", "run": f"demo-{recipe}-seed0"}
+        return ranks.assign(**names, **place, recipe=recipe, weights=weights)
+
+    frame = pd.concat(
+        [
+            of("default", "pretrained", 0.3),
+            of("rerank", "pretrained", 0.3),
+            of("rerank", "pretrained_reranked", 0.4),
+            of("flip", "pretrained", 0.35),
+        ]
+    )
+    labels = list(style.series(frame)["label"].unique())
+    assert labels == ["default pretrained", "rerank pretrained_reranked", "flip pretrained"]
+    assert style.series(frame.assign(seed=[0] * 3 + [1] * 9))["label"].nunique() == 4

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from test_tables import metrics
 
+from clipfh_lib.data import origin
 from clipfh_lib.reports import matrices
 
 ASPECTS = ["dorsal_r", "palmar_l"]
@@ -21,8 +22,7 @@ def finished(outputs, dataset, name, frame, trained=None, **params):
     content = {"dataset": dataset, "data": {"limit": None, "aspects": [], **params.pop("data", {})}}
     (folder / "params.yaml").write_text(yaml.safe_dump(content | params))
     if trained is not None:
-        columns = ["train_notebook", "train_dataset", "train_aspect", "train_recipe", "train_seed"]
-        rows = pd.DataFrame(trained, columns=[*columns, "test_people", "seen"])
+        rows = pd.DataFrame(trained, columns=origin.COLUMNS)
         rows.to_csv(folder / "trained_on.csv", index=False)
     (folder / "manifest.json").write_text(json.dumps({}))
     return folder
@@ -33,7 +33,7 @@ def folders(tmp_path):
     plain = metrics()
     tuned = metrics(weights=("pretrained", "pixels"), shift=0.1).replace("pretrained", "trained")
     own = metrics(weights=("pretrained",), shift=0.2).replace("pretrained", "trained")
-    there = [("03_fine_tune", "other", "dorsal_r", "plain", 1, 20, 3)]
+    there = [("03_fine_tune", "rn50-plain-seed1", "other", "dorsal_r", "plain", 1, 20, 3)]
     return [
         finished(tmp_path, "demo", "02_zero_shot/demo-default-seed0", plain, []),
         finished(tmp_path, "demo", "02_zero_shot/demo-default-seed0-0123abcd", tuned, there),
@@ -58,13 +58,39 @@ def test_each_run_stands_with_what_trained_its_weights(folders):
 
 def test_the_matrix_says_who_trained_and_marks_people_seen_before(folders):
     matrix = matrices.printed(matrices.train_by_test(folders))
-    assert list(matrix["weights"]) == [
-        "pretrained",
-        "trained on other dorsal_r (03_fine_tune plain, seed 1)",
-        "trained on demo dorsal_r (03_fine_tune plain, seed 0)",
+    who = matrix[["weights", "trained on", "aspect", "by", "of seed"]].to_numpy().tolist()
+    assert who == [
+        ["pretrained", "", "", "", ""],
+        ["trained", "other", "dorsal_r", "fine_tune plain", "1"],
+        ["trained", "demo", "dorsal_r", "fine_tune plain", "0"],
     ]
     cells = matrix["demo, dorsal_r, same_aspect"].tolist()
     assert cells == ["72.3 [65.1, 79.0]", "82.3 [75.1, 89.0]*", "92.3 [85.1, 99.0]"]
+
+
+def test_where_nobody_can_tell_who_trained_a_question_mark_stands(tmp_path):
+    tuned = metrics(weights=("pretrained",)).replace("pretrained", "trained")
+    there = [("03_fine_tune", "rn50-plain-seed1", "other", "all", "plain", 1, 20, -1)]
+    folder = finished(tmp_path, "demo", "02_zero_shot/demo-default-seed0-0123abcd", tuned, there)
+    matrix = matrices.printed(matrices.train_by_test([folder]))
+    assert matrix["demo, dorsal_r, same_aspect"].tolist() == ["72.3 [65.1, 79.0]?"]
+
+
+@pytest.mark.parametrize("apart", ["the test", "the fit"])
+def test_runs_that_differ_in_overrides_alone_keep_a_row_each(tmp_path, apart):
+    found = []
+    for number, tail in enumerate(("0123abcd", "89abcdef")):
+        tuned = metrics(weights=("pretrained",), shift=0.1 * number)
+        fit = f"rn50-plain-seed1-{tail if apart == 'the fit' else '0' * 8}"
+        there = [("03_fine_tune", fit, "other", "all", "plain", 1, 20, 0)]
+        frame = tuned.replace("pretrained", "trained")
+        found.append(
+            finished(tmp_path, "demo", f"02_zero_shot/demo-default-seed0-{tail}", frame, there)
+        )
+    matrix = matrices.printed(matrices.train_by_test(found))
+    assert matrix["demo, dorsal_r, same_aspect"].str[:4].tolist() == ["72.3", "82.3"]
+    assert matrix["fit"].nunique() == (2 if apart == "the fit" else 1)
+    assert ("overrides" in matrix) == (apart == "the test")
 
 
 def test_a_plan_that_trains_nothing_has_a_row_of_pretrained_weights(folders):

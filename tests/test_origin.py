@@ -44,19 +44,29 @@ def test_people_of_the_test_who_trained_are_counted(trained):
         ("demo", {"data.draw.people": 11}, True),  # a drawn person is his seed and his id
         ("demo", {"data.draw.seed": 1}, False),
         ("demo", {"data.root": "data/11k"}, False),
-        ("demo_hd", {}, False),
+        ("demo_hd", {}, True),  # in another layout too
+        ("demo_hd", {"data.draw.seed": 1}, False),
     ],
 )
 def test_an_id_is_the_same_person_only_in_the_same_people(dataset, overrides, same):
     theirs = parameters().model_dump(mode="json")
-    assert origin._same_people(parameters(dataset=dataset, **overrides), theirs) == same
+    assert origin._same_people(parameters(dataset=dataset, **overrides), theirs) is same
 
 
-@pytest.mark.parametrize("dataset, same", [("11k_sample", True), ("folders", False)])
+@pytest.mark.parametrize(
+    "dataset, same",
+    [
+        ("11k_sample", True),
+        ("hd", False),
+        ("demo", False),
+        ("folders", None),
+        ("split_folders", None),
+    ],
+)
 def test_a_part_of_11k_hands_holds_the_same_people(dataset, same):
     theirs = params.read("zero_shot", "11k_dorsal_r", "demo", "demo").model_dump(mode="json")
     ours = params.read("zero_shot", dataset, "demo", "demo")
-    assert origin._same_people(ours, theirs) == same
+    assert origin._same_people(ours, theirs) is same
 
 
 def test_where_the_split_is_gone_nobody_can_tell(trained):
@@ -64,6 +74,12 @@ def test_where_the_split_is_gone_nobody_can_tell(trained):
     files.write_text(path, path.read_text().replace("train", "val"))
     (row,) = found(trained, **{"data.cut": "none", "data.val": "held_out"}).to_dict("records")
     assert row["seen"] == -1
+
+
+def test_whether_somebodys_folders_show_people_who_trained_nobody_can_tell(trained, monkeypatch):
+    monkeypatch.setattr(origin, "_same_people", lambda p, theirs: None)
+    (row,) = found(trained, **{"data.cut": "none"}).to_dict("records")
+    assert row["seen"] == -1 and row["test_people"] == 10
 
 
 def test_weights_that_are_no_run_have_no_origin(project):

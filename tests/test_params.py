@@ -156,3 +156,23 @@ def test_the_project_is_the_nearest_folder_that_looks_like_one(tmp_path, monkeyp
     assert files.project() == tmp_path
     assert files.resolve("outputs") == tmp_path / "outputs"
     assert files.resolve("/data") == files.resolve("/data").absolute()
+
+
+@pytest.mark.parametrize(
+    "method, overrides, said",
+    [
+        ("prepare_data", {"export.foldr": "a"}, "unknown key export.foldr in overrides; nearest: "
+         "export.folder"),
+        ("zero_shot", {"model.size": [64]}, "model.size: [64] in overrides: must be whole pixels"),
+        ("zero_shot", {"model.size": 0}, "model.size: 0 in overrides: must be whole pixels"),
+        ("zero_shot", {"model.size": [64, -1]}, "model.size: [64, -1] in overrides: must be"),
+        ("zero_shot", {"evaluation.rerank": 20}, "evaluation.rerank: 20 in overrides: must be {k1"),
+        ("zero_shot", {"evaluation.rerank.k1": 0}, "evaluation.rerank.k1: 0 in overrides: Input"),
+        ("prepare_data", {"data.aspects": ["dors"]}, "data.aspects: 'dors' in overrides: Input"),
+    ],
+)  # fmt: skip
+def test_a_value_of_several_kinds_says_what_it_may_be(method, overrides, said):
+    axes = ("demo", "demo", "default") if method == "zero_shot" else ("demo",)
+    with pytest.raises(InputError) as error:
+        params.read(method, *axes, overrides=overrides)
+    assert str(error.value).startswith(said) and "\n" not in str(error.value)

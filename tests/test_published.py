@@ -100,3 +100,12 @@ def test_a_run_on_all_aspects_is_compared_aspect_by_aspect():
     table = published.beside(row("11k_all", "palmar_l"))
     theirs = table[table["origin"] == "published"]
     assert set(theirs["test_aspect"]) == {"palmar_l"} and len(theirs) == 2
+
+
+def test_re_ranked_rows_stand_beside_no_published_ones():
+    table = published.beside(pd.concat([row(), row(weights="pretrained_reranked")]))
+    notes = table[table["origin"] == "ours"].set_index("weights")["note"]
+    assert notes["pretrained"] == ""
+    assert notes["pretrained_reranked"].startswith("not compared: re-ranked")
+    alone = published.beside(row(weights="pretrained_reranked"))
+    assert set(alone["origin"]) == {"ours"}

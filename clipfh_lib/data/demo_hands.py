@@ -179,6 +179,8 @@ def write_hd(
     """Draw a data set in the layout of PolyU HD; arguments as in table_hd and write_11k."""
     photographs = table_hd(people, distractors, images, seed)
     with _appearing(Path(root)) as folder:
+        for part in ("1-501", "502-712"):  # the second is empty without distractors
+            (folder / "Original Images" / part).mkdir(parents=True)
         _draw_all(photographs, folder, size, seed, workers)
 
 

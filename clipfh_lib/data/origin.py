@@ -10,8 +10,8 @@ from clipfh_lib.data import splits
 from clipfh_lib.params import Common
 
 COLUMNS = [
-    "train_notebook", "train_dataset", "train_aspect", "train_recipe", "train_seed", "test_people",
-    "seen",
+    "train_notebook", "train_run", "train_dataset", "train_aspect", "train_recipe", "train_seed",
+    "test_people", "seen",
 ]  # fmt: skip
 
 
@@ -27,8 +27,8 @@ def of(p: Common, data: splits.Prepared) -> pd.DataFrame:
 
     Returns:
         COLUMNS: which run trained, `train_aspect` (space-separated, "all" for all that there are),
-        the number of `test_people`, and `seen`: how many of them trained there; -1 where that
-        run's split is no longer to be found.
+        the number of `test_people`, and `seen`: how many of them trained there; -1 where nobody
+        can tell, since that run's split is gone or one of the two is somebody's own folders.
 
     Raises:
         InputError: the folder holds no complete run.
@@ -39,9 +39,11 @@ def of(p: Common, data: splits.Prepared) -> pd.DataFrame:
     made = runs.manifest(folder)
     theirs, trained = made["params"], _trained(folder, made)
     people = set(data.split.loc[data.split["role"] == "query", "pid"])
-    seen = len(people & trained) if trained is not None and _same_people(p, theirs) else 0
-    row = [made["notebook"], theirs["dataset"], aspects(theirs["data"]), theirs["recipe"]]
-    row += [theirs["seed"], len(people), -1 if trained is None else seen]
+    same = _same_people(p, theirs)
+    known = same is False or (same and trained is not None)
+    seen = (len(people & trained) if same else 0) if known else -1
+    row = [made["notebook"], folder.name, theirs["dataset"], aspects(theirs["data"])]
+    row += [theirs["recipe"], theirs["seed"], len(people), seen]
     return pd.DataFrame([row], columns=COLUMNS)
 
 
@@ -61,11 +63,14 @@ def _trained(folder: Path, made: dict) -> set[int] | None:
     return set(split.loc[split["role"] == "train", "pid"])
 
 
-def _same_people(p: Common, theirs: dict) -> bool:
-    """Whether an id means the same person in both data sets."""
+def _same_people(p: Common, theirs: dict) -> bool | None:
+    """Whether an id means the same person in both data sets; None where nobody can tell."""
     ours, other = p.data.model_dump(mode="json"), theirs["data"]
-    if ours["catalogue"] != other["catalogue"]:
-        return False
-    if ours["root"] is None or other["root"] is None:  # drawn: a person is his seed and number
-        return ours["root"] == other["root"] and ours["draw"]["seed"] == other["draw"]["seed"]
-    return ours["catalogue"] in ("hands_11k", "hd") or ours["root"] == other["root"]
+    if ours["root"] is None and other["root"] is None:  # a drawn person is his seed and his id
+        return ours["draw"]["seed"] == other["draw"]["seed"]
+    if ours["root"] == other["root"]:
+        return True
+    if {ours["catalogue"], other["catalogue"]} & {"folders", "split_folders"}:
+        return None  # perhaps photographs of the other set
+    both_real = ours["root"] is not None and other["root"] is not None
+    return both_real and ours["catalogue"] == other["catalogue"]

@@ -9,7 +9,7 @@ import pandas as pd
 from clipfh_lib import runs
 from clipfh_lib.evaluation import retrieval
 
-FLOORS = ("untrained", "pixels")
+FLOORS = ("untrained", "untrained_reranked", "pixels")
 METRICS = ("rank1", "mAP")
 COLUMNS = [
     "dataset", "test_aspect", "gallery", "subset", "metric", "first", "second",
@@ -43,6 +43,8 @@ def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
             floors = [name.endswith(FLOORS) for name in (first, second)]
             if all(floors) or (any(floors) and not same_run):
                 continue
+            if one["ranks"].tolist() == other["ranks"].tolist():
+                continue  # the same embeddings, in recipes that differ in re-ranking
             found = retrieval.compare(one, other)
             found = found[found["metric"].isin(METRICS) & found["subset"].isin(["all", "far"])]
             remark = "demo figures" if dataset.startswith("demo") else ""

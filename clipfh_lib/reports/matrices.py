@@ -13,7 +13,9 @@ from clipfh_lib.reports import style, tables
 from clipfh_lib.reports.style import styled
 
 NUMBERS = ("rank1", "mAP", "far_rank1", "far_mAP")
-TRAINED = ["train_notebook", "train_dataset", "train_aspect", "train_recipe", "train_seed"]
+TRAINED = [
+    "train_notebook", "train_run", "train_dataset", "train_aspect", "train_recipe", "train_seed",
+]  # fmt: skip
 
 
 @styled
@@ -88,8 +90,8 @@ def train_by_test(folders: Iterable[str | Path]) -> pd.DataFrame:
         if (folder / "trained_on.csv").is_file():
             came += pd.read_csv(folder / "trained_on.csv").assign(**who).to_dict("records")
         elif "fit" in params:
-            own = [folder.parent.name, params["dataset"], origin.aspects(params["data"])]
-            own += [params["recipe"], params["seed"]]
+            own = [folder.parent.name, folder.name, params["dataset"]]
+            own += [origin.aspects(params["data"]), params["recipe"], params["seed"]]
             came.append({**who, **dict(zip(TRAINED, own, strict=True)), "seen": 0})
     known = pd.DataFrame(came, columns=["dataset", "notebook", "run", *TRAINED, "seen"])
     table = table.merge(known, on=["dataset", "notebook", "run"], how="left")
@@ -102,31 +104,42 @@ def train_by_test(folders: Iterable[str | Path]) -> pd.DataFrame:
 def printed(table: pd.DataFrame, metric: str = "rank1") -> pd.DataFrame:
     """`train_by_test` as a matrix: a row for what trained, a column for each test and gallery.
 
-    Percent with their 95 % interval; `*` where people of the test trained too. Pooled aspects
-    only, where a data set has them.
+    Percent with their 95 % interval; `*` where people of the test trained too, `?` where nobody can
+    tell. Pooled aspects only, where a run has them. Runs that differ in overrides alone are told
+    apart by the end of their folder's name.
     """
-    chief = tables.chief(table)
-    taught = chief["train_dataset"].notna()
-    name = (
-        "trained on " + chief["train_dataset"].astype(str) + " " + chief["train_aspect"].astype(str)
+    told = tables.chief(table)
+    told = told.assign(
+        by=told["train_notebook"].str[3:] + " " + told["train_recipe"],
+        cell=[_cell(row, metric) for _, row in told.iterrows()],
+        test=told["dataset"] + ", " + told["test_aspect"] + ", " + told["gallery"],
     )
-    name += " (" + chief["train_notebook"].astype(str) + " " + chief["train_recipe"].astype(str)
-    name += ", seed " + chief["train_seed"].astype(str) + ")"
-    by = [column for column in ("backbone", "recipe", "seed") if chief[column].nunique() > 1]
-    cells = [
-        "" if pd.isna(value) else f"{value * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]{star}"
-        for value, low, high, star in zip(
-            chief[metric],
-            chief[f"{metric}_low"],
-            chief[f"{metric}_high"],
-            chief["seen"].fillna(0).ne(0).map({True: "*", False: ""}),
-            strict=True,
-        )
-    ]
-    told = chief.assign(weights=name.where(taught, "pretrained"), cell=cells)
-    told["test"] = told["dataset"] + ", " + told["test_aspect"] + ", " + told["gallery"]
-    rows = ["weights", *by]
-    matrix = told.pivot_table(
-        index=rows, columns="test", values="cell", aggfunc="first", sort=False, fill_value=""
+    told["overrides"] = told["run"].str.extract(r"-([0-9a-f]{8})$")[0]
+    told["fit"] = told["train_run"].str.extract(r"-([0-9a-f]{8})$")[0]
+    words = {
+        "train_dataset": "trained on",
+        "train_aspect": "aspect",
+        "by": "by",
+        "train_seed": "of seed",
+    }
+    taught = told["train_dataset"].notna().any()
+    rows = ["weights", *(words if taught else ()), "backbone", "recipe", "seed"]
+    for more in ("fit", "overrides"):
+        if told.duplicated([*rows, "test"]).any():
+            rows.append(more)
+    told = told.assign(
+        **{name: told[name].astype("str").where(told[name].notna(), "") for name in rows}
     )
-    return matrix.rename_axis(columns=None).reset_index()
+    matrix = told.pivot(index=rows, columns="test", values="cell").reset_index().fillna("")
+    order = told.drop_duplicates(rows)[rows].merge(matrix, on=rows)  # as the plan lists them
+    tests = list(told["test"].unique())
+    here = [name for name in ("backbone", "recipe", "seed") if order[name].nunique() == 1]
+    return order[[*rows, *tests]].drop(columns=here).rename(columns=words)
+
+
+def _cell(row: pd.Series, metric: str) -> str:
+    if pd.isna(row[metric]):
+        return ""
+    value, low, high = (row[f"{metric}{end}"] * 100 for end in ("", "_low", "_high"))
+    seen = 0 if pd.isna(row["seen"]) else row["seen"]
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]" + ("*" if seen > 0 else "?" if seen < 0 else "")

@@ -116,8 +116,14 @@ def looks(labels: Sequence[str]) -> dict[str, dict]:
     """Colour, line and marker of each label: fixed for weights, else in turn; pixels are grey."""
     if all(label in WEIGHTS for label in labels):
         return {label: _look(WEIGHTS[label]) for label in labels}
-    free = iter(LOOKS * (len(labels) // len(LOOKS) + 1))
+    free = (_nth(number) for number in range(len(labels)))
     return {n: _look(WEIGHTS["pixels"] if n == "pixels" else next(free)) for n in labels}
+
+
+def _nth(number: int) -> tuple:
+    """A look for each of 49 labels: after seven the colours come again, with other lines."""
+    turn, place = divmod(number, len(LOOKS))
+    return (LOOKS[place][0], *LOOKS[(place + 3 * turn) % len(LOOKS)][1:])
 
 
 def _look(of: tuple) -> dict:
@@ -125,19 +131,37 @@ def _look(of: tuple) -> dict:
 
 
 def series(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with a column `label`, one per run and weights; pixels that are equal, once."""
+    """The frame with a column `label`, one per run and weights; what is equal stands once.
+
+    Equal are the `pixels` of all runs, and plain rows of recipes that differ in re-ranking.
+    """
     if "label" not in frame:
         named = "method" in frame or "backbone" in frame
         frame = frame.assign(label=tables.labels(frame) if named else frame["weights"])
     place = ("dataset", "test_aspect", "gallery", "subset", "metric", "rank", "threshold")
     place = ["label", *(column for column in place if column in frame)]
     values = [c for c in ("value", "far", "frr", "fpir", "fnir") if c in frame]
+    frame = frame[~frame["label"].isin(_doubles(frame, [*place[1:], *values]))]
     pixels = frame["weights"] == "pixels"
     frame = frame[~(pixels & frame.duplicated([*place, *values]))]
     differ = (frame["weights"] == "pixels") & frame.duplicated(place, keep=False)
     if differ.any() and "run" in frame:  # measured on other images, by a limit or a seed of splits
         frame = frame.assign(label=frame["label"].where(~differ, "pixels (" + frame["run"] + ")"))
     return frame
+
+
+def _doubles(frame: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Labels of a run whose every number is that of another recipe with all else alike."""
+    if "recipe" not in frame:
+        return []
+    alike = [c for c in ("dataset", "method", "backbone", "seed", "weights") if c in frame]
+    seen, doubled, kept = set(), set(), set()
+    for (_, label, *who), part in frame.groupby(["recipe", "label", *alike], sort=False):
+        numbers = pd.util.hash_pandas_object(part[columns].round(9), index=False)
+        print_ = (*who, tuple(sorted(numbers)))
+        (doubled if print_ in seen and len(part) > 1 else kept).add(label)
+        seen.add(print_)
+    return sorted(doubled - kept)
 
 
 def rows(frame: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
