@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipfh_lib import files, params
-from clipfh_lib.data import catalogues
+from clipfh_lib.data import catalogues, splits
 from clipfh_lib.files import InputError
 from clipfh_lib.params import DataParams
 
@@ -413,3 +413,11 @@ def test_tables_are_frames_with_the_columns_that_are_promised(good):
     found = catalogues.read(data_11k(good))
     assert isinstance(found.images, pd.DataFrame)
     assert found.set_aside.columns.tolist() == ["path", "row", "reason"]
+
+
+def test_a_drawn_hd_without_distractors_is_read_like_any_other(project):
+    draw = {"people": 4, "distractors": 0, "images": 2, "size": 32}
+    found = catalogues.read(DataParams(catalogue="hd", draw=draw))
+    assert found.images["pid"].nunique() == 4 and not found.images["distractor"].any()
+    split = splits.make(found.images, DataParams(catalogue="hd", draw=draw, val="published"))
+    assert set(split["gallery"].dropna()) == {"default"} and not split["distractor"].any()
