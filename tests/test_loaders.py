@@ -2,12 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from clipfh_lib.data import images, loaders
+from clipfh_lib.data import images, loaders, transforms
 from clipfh_lib.data.images import Size
 from clipfh_lib.files import InputError
+from clipfh_lib.params import AugmentParams
 
 
 @pytest.fixture
@@ -81,3 +84,136 @@ def test_a_loader_reads_the_decode_cache_and_no_file(drawn, table, tmp_path, mon
         for each in (data, again)
     )
     assert torch.equal(first, second) and first.shape == (10, 16, 16, 3)
+
+
+# --- augmented ---------------------------------------------------------------------------------
+
+HOW = AugmentParams(flip=0.5, rotation=20, brightness=0.3, pad=2, erase=0.4)
+
+
+def test_augmented_images_are_those_of_the_table_changed_by_seed_epoch_and_row(drawn, table):
+    texts = torch.arange(20).view(10, 2)
+    plain = loaders.Captioned(loaders.HandImages(table, drawn, Size(24, 24)), texts)
+
+    def pixels(seed, epoch, rows=(7, 0, 3)):
+        return loaders.Augmented(plain, HOW, seed, epoch)[rows].pixels
+
+    batch = loaders.Augmented(plain, HOW, 0, 1)[np.array([7, 0, 3])]
+    assert batch.rows.tolist() == [7, 0, 3] and batch.pids.tolist() == [47, 40, 43]
+    assert batch.texts.tolist() == [[14, 15], [0, 1], [6, 7]]
+    assert batch.pixels.dtype == torch.uint8 and batch.pixels.shape == (3, 24, 24, 3)
+    expected = transforms.augment(plain[[7, 0, 3]].pixels, HOW, transforms.draws(0, 1, [7, 0, 3]))
+    assert torch.equal(batch.pixels, expected)
+    assert torch.equal(pixels(0, 1)[1], pixels(0, 1, [9, 5, 0])[2])  # whatever stands beside it
+    for other in (pixels(1, 1), pixels(0, 0), plain[[7, 0, 3]].pixels):
+        assert not torch.equal(other, batch.pixels)
+    twice = pixels(0, 1, [4, 4])
+    assert not torch.equal(*twice)
+    off = loaders.Augmented(plain, AugmentParams(), 0, 1)
+    assert len(off) == 10 and torch.equal(off[[7, 0]].pixels, plain[[7, 0]].pixels)
+
+
+def test_an_epoch_begun_anew_is_the_same_to_the_last_bit(drawn, table):
+    data = loaders.HandImages(table, drawn, Size(16, 16))
+
+    def epoch(number, size):
+        order = loaders.Shuffled(10, size, 0, number)
+        batches = list(loaders.batches(loaders.Augmented(data, HOW, 0, number), order))
+        rows = torch.cat([batch.rows for batch in batches])
+        return torch.cat([batch.pixels for batch in batches])[rows.argsort()]
+
+    first = epoch(2, 5)
+    torch.manual_seed(9)  # what was drawn elsewhere, and how images were dealt out, is no matter
+    assert torch.equal(epoch(2, 5), first) and torch.equal(epoch(2, 2), first)
+    assert not torch.equal(epoch(3, 5), first)
+
+
+# --- P x K -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    people=st.integers(1, 6),
+    each=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_people_and_images_are_dealt_out_evenly(sizes, people, each, seed):
+    targets = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)) * 7, sizes))
+    if len(sizes) < people:
+        with pytest.raises(InputError, match=f"fit.people is {people}, there are {len(sizes)} "):
+            loaders.PeopleImages(targets, people, each, seed, 0)
+        return
+    order = loaders.PeopleImages(targets, people, each, seed, 0)
+    found = list(order)
+    assert len(found) == len(order) == max(1, sum(sizes) // (people * each))
+    assert order.short == sum(size < each for size in sizes)
+    for batch in found:
+        assert len(batch) == people * each
+        grid = targets[batch].reshape(people, each)
+        assert (grid == grid[:, :1]).all() and len(set(grid[:, 0])) == people
+        for rows in np.reshape(batch, (people, each)):
+            own = (targets == targets[rows[0]]).sum()
+            assert len(set(rows)) == min(own, each)  # none twice before each was there
+    rows = np.concatenate(found)
+    turns = np.array([(targets[rows] == 7 * person).sum() for person in range(len(sizes))]) // each
+    assert turns.max() - turns.min() <= 1
+    for person in range(len(sizes)):
+        times = [(rows == row).sum() for row in np.flatnonzero(targets == 7 * person)]
+        assert max(times) - min(times) <= 1
+
+
+def test_people_and_images_are_decided_by_seed_and_epoch_alone():
+    targets = np.repeat(np.arange(9), 6)
+
+    def order(seed, epoch):
+        return list(loaders.PeopleImages(targets, 4, 3, seed, epoch))
+
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1) != order(1, 0) != order(0, 0)
+    assert (before[0] == np.random.get_state()[1]).all()
+    assert torch.equal(before[1], torch.get_rng_state())
+    again = loaders.PeopleImages(targets, 4, 3, 0, 0)
+    assert list(again) == list(again)  # each reading begins anew
+    together = {
+        tuple(sorted(set(targets[batch]))) for epoch in range(30) for batch in order(0, epoch)
+    }
+    assert len(together) > 50  # who meets whom is not fixed: 126 fours, 120 batches
+    first = np.bincount([row for epoch in range(200) for row in order(0, epoch)[0]], minlength=54)
+    assert first.min() > 20 and first.max() < 75  # 44 on average, for each image
+
+
+def test_people_with_few_images_are_counted_and_repeated():
+    targets = np.array([5, 5, 5, 5, 5, 8, 8, 9])
+    order = loaders.PeopleImages(targets, 3, 4, 0, 0)
+    assert len(order) == 1 and order.short == 2
+    rows = next(iter(order))
+    assert [rows.count(row) for row in (5, 6, 7)] == [2, 2, 4]
+    assert len({row for row in rows if row < 5}) == 4
+    for seed in range(20):  # two images take turns also when three are wanted each time
+        rows = sum(loaders.PeopleImages([5] * 2 + [8] * 30, 2, 3, seed, 0), [])
+        assert sorted([rows.count(0), rows.count(1)]) == [7, 8]
+
+
+def test_a_class_is_a_person_or_a_persons_aspect():
+    table = pd.DataFrame(
+        {
+            "pid": [12, 7, 12, 7, 12],
+            "aspect": ["palmar_l", "dorsal_r", "dorsal_r", "dorsal_r", "palmar_l"],
+        },
+        index=[4, 2, 9, 1, 3],
+    )
+    assert loaders.classes(table).tolist() == [1, 0, 1, 0, 1]
+    assert loaders.classes(table, ("pid", "aspect")).tolist() == [2, 0, 1, 0, 2]
+    assert loaders.classes(table).dtype == np.int64
+
+
+def test_a_loader_takes_batches_of_people(drawn, table):
+    data = loaders.HandImages(table.assign(pid=[1, 1, 2, 2, 2, 3, 3, 3, 3, 3]), drawn, Size(16, 16))
+    order = loaders.PeopleImages(loaders.classes(data.table), 2, 2, 0, 0)
+    found = list(loaders.batches(loaders.Augmented(data, HOW, 0, 0), order))
+    assert len(found) == 2
+    for batch in found:
+        assert batch.pids[0] == batch.pids[1] != batch.pids[2] == batch.pids[3]
+        assert batch.pixels.shape == (4, 16, 16, 3)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clipfh_lib.data import images
+from clipfh_lib.data import images, transforms
 from clipfh_lib.files import InputError
+from clipfh_lib.params import AugmentParams
 
 
 class Batch(NamedTuple):
@@ -71,6 +72,35 @@ class Captioned(Dataset):
         return self.data[rows]._replace(texts=self.texts[rows])
 
 
+class Augmented(Dataset):
+    """Images of one epoch, each changed as (seed, epoch, row) decide; see transforms.augment.
+
+    Args:
+        device: where the pixels are changed, and stay: a GPU does it in a fraction of the time.
+    """
+
+    def __init__(
+        self,
+        data: HandImages | Captioned,
+        how: AugmentParams,
+        seed: int,
+        epoch: int,
+        device: str | torch.device = "cpu",
+    ):
+        self.data, self.how, self.draw, self.device = data, how, (seed, epoch), device
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @torch.no_grad()
+    def __getitem__(self, rows: Sequence[int]) -> Batch:
+        rows = list(rows)
+        batch = self.data[rows]
+        pixels = batch.pixels.to(self.device)
+        drawn = transforms.draws(*self.draw, rows)
+        return batch._replace(pixels=transforms.augment(pixels, self.how, drawn))
+
+
 class Shuffled(Sampler[list[int]]):
     """Batches of rows in an order that (seed, epoch) decides; what does not fill one is left out.
 
@@ -92,6 +122,57 @@ class Shuffled(Sampler[list[int]]):
             yield order[start : start + self.batch_size].tolist()
 
 
+class PeopleImages(Sampler[list[int]]):
+    """P x K: batches of `people` with `images` of each; (seed, epoch) decide which.
+
+    Those that were taken least often in the epoch come first, chance decides among equals: neither
+    two people nor two images of a person differ by more than one turn. Who has fewer than `images`
+    gives all, and some again; `short` counts such people. An epoch has as many batches as hold each
+    image once on average, rounded down, and at least one; each batch is full.
+
+    Args:
+        targets: class of each row, e.g. of `classes`; a person, or a person's aspect.
+
+    Raises:
+        InputError: fewer classes than `people`.
+    """
+
+    def __init__(self, targets: Sequence[int], people: int, images: int, seed: int, epoch: int):
+        known, place = np.unique(np.asarray(targets), return_inverse=True)
+        if len(known) < people:
+            raise InputError(f"fit.people is {people}, there are {len(known)} people to train on")
+        self.rows = [np.flatnonzero(place == number) for number in range(len(known))]
+        self.people, self.images, self.draw = people, images, [seed, epoch]
+        self.count = max(1, len(place) // (people * images))
+        self.short = sum(len(rows) < images for rows in self.rows)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draw = np.random.default_rng(self.draw)
+        turns, taken = np.zeros(len(self.rows)), [np.zeros(len(rows)) for rows in self.rows]
+        for _ in range(self.count):
+            batch = []
+            for person in np.lexsort((draw.random(len(turns)), turns))[: self.people]:
+                turns[person] += 1
+                rows, seen = self.rows[person], taken[person]
+                chosen = np.lexsort((draw.random(len(rows)), seen))
+                chosen = np.resize(chosen, self.images)  # begins again where there are too few
+                np.add.at(seen, chosen, 1)
+                batch += rows[chosen].tolist()
+            yield batch
+
+
+def classes(table: pd.DataFrame, columns: Sequence[str] = ("pid",)) -> np.ndarray:
+    """Class of each row, 0..P-1 in the order of the columns' values; (N,) int64.
+
+    Args:
+        columns: `pid`; with `aspect` beside it a person's four hand sides are four classes.
+    """
+    return table.groupby(list(columns), dropna=False).ngroup().to_numpy(np.int64)
+
+
 class InOrder(Sampler[list[int]]):
     """Batches of all rows, first to last; the last one is shorter."""
 
@@ -106,6 +187,6 @@ class InOrder(Sampler[list[int]]):
             yield list(range(start, min(start + self.batch_size, self.count)))
 
 
-def batches(dataset: HandImages | Captioned, order: Sampler[list[int]]) -> DataLoader:
+def batches(dataset: HandImages | Captioned | Augmented, order: Sampler[list[int]]) -> DataLoader:
     """A loader that takes whole batches; the pixels are a memory map, so no workers are needed."""
     return DataLoader(dataset, sampler=order, batch_size=None)
