@@ -58,7 +58,13 @@ def test_00_demo_clip_trains_evaluates_and_packs(project):
 
 
 def test_01_prepare_data_writes_the_tables_that_others_read(project):
-    executed(project, "01_prepare_data", {"dataset": "demo", "overrides": DRAW})
+    own = {**DRAW, "export.folder": "outputs/older", "export.how": "copy"}
+    executed(project, "01_prepare_data", {"dataset": "demo", "overrides": own})
+    assert {path.name for path in (project / "outputs/older/palmar_l").iterdir()} == {
+        *("train_all", "train", "val"),
+        *(f"{kind}{trial}{end}" for trial in (0, 1) for kind, end in
+          (("query", ""), ("gallery", ""), ("gallery", "_all"))),
+    }  # fmt: skip
     (folder,) = (project / "outputs/demo/01_prepare_data").iterdir()
     made = found(folder)
     tables = {"images.csv", "split.csv", "set_aside.csv", "traps.csv"}
@@ -107,9 +113,8 @@ def test_02_zero_shot_and_20_compare_end_in_a_table_with_intervals(project):
     executed(project, "20_compare", {"plan": "tiny"})
     folder = project / "outputs/tiny/20_compare"
     made = found(folder)
-    assert {"comparison.csv", "comparison.md", "comparison.tex", "published.csv"} <= set(
-        made["files"]
-    )
+    tables = ("comparison.csv", "comparison.md", "comparison.tex", "published.csv")
+    assert {*tables, "train_by_test.csv"} <= set(made["files"])
     table = pd.read_csv(folder / "comparison.csv")
     assert (table["remark"] == "demo figures").all()
     assert table["rank1_low"].notna().all()
@@ -117,11 +122,19 @@ def test_02_zero_shot_and_20_compare_end_in_a_table_with_intervals(project):
 
 def test_02_zero_shot_runs_where_there_are_no_file_numbers(project):
     draw = {"data.draw.people": 12, "data.draw.distractors": 3}
-    executed(project, "02_zero_shot", {"dataset": "demo_hd", "overrides": {**SMALL, **draw}})
+    own = {**SMALL, **draw, "evaluation.rerank.k1": 4}
+    executed(project, "02_zero_shot", {"dataset": "demo_hd", "overrides": own})
     (folder,) = (project / "outputs/demo_hd/02_zero_shot").iterdir()
     metrics = pd.read_csv(folder / "metrics.csv")
-    assert set(metrics["gallery"]) == {"default"} and set(metrics["subset"]) == {"all"}
-    assert "figures/burst_gap.png" in found(folder)["files"]
+    assert set(metrics["gallery"]) == {"default", "enrolled"} and set(metrics["subset"]) == {"all"}
+    assert "untrained_reranked" in set(metrics["weights"])
+    fnir = metrics[metrics["metric"] == "fnir@1e-1"]
+    assert set(fnir["gallery"]) == {"enrolled"} and fnir["value"].between(0, 1).all()
+    names = ("burst_gap", "across_aspects", "scores", "open_set")
+    made = found(folder)["files"]
+    assert {f"figures/{name}.png" for name in names} <= set(made)
+    notes = pd.read_csv(folder / "open_set_notes.csv")
+    assert notes["reason"].str.contains("rule of 30").any(), "3 distractors are too few"
 
 
 @pytest.mark.parametrize(
