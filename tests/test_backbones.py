@@ -1,3 +1,4 @@
+import logging
 import pickle
 import socket
 import time
@@ -95,6 +96,13 @@ def test_a_random_start_is_that_of_its_seed_and_leaves_the_generator_alone():
     first, again, other = (backbones.sha256(load(SMALL, seed=seed)[0]) for seed in (3, 3, 4))
     assert first == again != other
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_loading_leaves_the_root_logger_without_a_handler(monkeypatch):
+    """Else a notebook would show each line of the log as an error."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    load("demo_clip")
+    assert logging.getLogger().handlers == []
 
 
 @pytest.mark.parametrize("name", [SMALL, "demo_clip"])

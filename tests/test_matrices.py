@@ -128,4 +128,4 @@ def test_aspects_stand_query_by_gallery_in_a_panel_for_each_weights():
 
 def test_a_data_set_of_one_aspect_gets_a_figure_that_says_so():
     figure = matrices.across_aspects(across().iloc[:0], "demo_hd")
-    assert "fewer than two aspects" in figure.texts[-1].get_text()
+    assert "fewer than two aspects" in figure.axes[0].texts[0].get_text()

@@ -140,12 +140,18 @@ def _said(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the lines of open_clip, whose errors are told by ours."""
+    """Without the lines of open_clip, whose errors are told by ours.
+
+    It logs to the root, which without a handler would get one, and from then on show our own lines.
+    """
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nowhere)
     logging.disable(logging.ERROR)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
+        root.removeHandler(nowhere)
 
 
 def _check_name(name: str, tag: str | None) -> None:

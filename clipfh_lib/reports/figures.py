@@ -155,10 +155,8 @@ def burst_gap(metrics: pd.DataFrame, dataset: str | None = None, limited: bool =
     """
     metrics = metrics if dataset is None else metrics.assign(dataset=dataset)
     if not metrics["subset"].isin(tables.GAPS).any():
-        figure = style.new(metrics, dataset, limited, 0.9)
         said = "no file numbers in this data set: how near a query lies is not known"
-        figure.text(0.5, 0.3, said, ha="center")
-        return figure
+        return style.saying(metrics, dataset, limited, said)
     frame = tables.burst_gaps(metrics)
     gaps = list(tables.GAPS.values())
     weights = list(frame["weights"].unique())
@@ -368,10 +366,8 @@ def open_set(
     tables.need(curves, ["weights", "test_aspect", "gallery", "fpir", "fnir"], "curves")
     frame = style.series(tables.ordered(curves))
     if frame.empty:
-        figure = style.new(frame, dataset, limited, 0.9)
         said = "nobody in this data set is searched for in vain: no open set"
-        figure.text(0.5, 0.3, said, ha="center")
-        return figure
+        return style.saying(frame, dataset, limited, said)
     looks = style.looks(list(frame["label"].unique()))
     figure = style.new(frame, dataset, limited, 0.5 + 2.8 * len(style.rows(frame)))
     x_ends, y_ends = _ends_of_searches(frame, metrics)

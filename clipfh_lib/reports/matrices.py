@@ -33,9 +33,8 @@ def across_aspects(
     here = (metrics["metric"] == metric) & (metrics["subset"] == "all")
     frame = metrics[here & (metrics["test_aspect"] != "all")]
     if frame.empty:
-        figure = style.new(metrics, dataset, limited, 0.9)
-        figure.text(0.5, 0.3, "this data set tests fewer than two aspects", ha="center")
-        return figure
+        said = "this data set tests fewer than two aspects"
+        return style.saying(metrics, dataset, limited, said)
     frame = style.series(frame)
     names = tables.aspects(frame["test_aspect"])
     words = [style.ASPECTS.get(name, name) for name in names]

@@ -112,6 +112,15 @@ def new(frame: pd.DataFrame, dataset: str | None, limited: bool, height: float) 
     return figure
 
 
+def saying(frame: pd.DataFrame, dataset: str | None, limited: bool, text: str) -> Figure:
+    """A figure that says why there is nothing to draw; without axes Jupyter would not show it."""
+    figure = new(frame, dataset, limited, 0.9)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+    return figure
+
+
 def looks(labels: Sequence[str]) -> dict[str, dict]:
     """Colour, line and marker of each label: fixed for weights, else in turn; pixels are grey."""
     if all(label in WEIGHTS for label in labels):
