@@ -584,3 +584,8 @@ def test_rows_without_re_ranking_of_two_recipes_are_drawn_once():
     labels = list(style.series(frame)["label"].unique())
     assert labels == ["default pretrained", "rerank pretrained_reranked", "flip pretrained"]
     assert style.series(frame.assign(seed=[0] * 3 + [1] * 9))["label"].nunique() == 4
+
+
+def test_where_nothing_can_be_named_the_figure_says_so(recwarn):
+    figure = figures.confusion(pd.DataFrame(0, index=[], columns=["a", "b"]), "demo_hd")
+    assert "nothing to name" in figure.axes[0].texts[0].get_text() and not recwarn.list

@@ -430,6 +430,9 @@ def confusion(counts: pd.DataFrame, dataset: str | None = None, limited: bool = 
         dataset: the data set's name.
         limited: data.limit was set; the figure says so.
     """
+    if counts.empty:
+        said = "nothing to name: the backbone reads no text, or all pictures are of one kind"
+        return style.saying(counts, dataset, limited, said)
     rates = counts.div(counts.sum(axis=1).where(lambda total: total > 0), axis=0)
     rows, columns = counts.shape
     figure = style.new(counts, dataset, limited, min(1.3 + 0.5 * rows, 8.5))
