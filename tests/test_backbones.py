@@ -298,6 +298,8 @@ def test_a_run_folder_that_does_not_fit_is_refused(tmp_path):
     backbones.save(load(SMALL, seed=1)[0], best, "key")
     assert "not what its manifest says" in refusal(SMALL, folder)
     best.unlink()
+    assert "it is gone" in refusal(SMALL, folder)
+    files.write_sealed(folder / "manifest.json", {"files": {}})
     assert "trained nothing" in refusal(SMALL, folder)
     (folder / "manifest.json").unlink()
     assert "no complete run" in refusal(SMALL, folder)

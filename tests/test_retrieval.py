@@ -210,7 +210,7 @@ def test_comparison_of_two_methods_is_paired_over_people(drawn, results):
 
 def test_join_puts_kinds_of_weights_together(results):
     other = results._replace(ranks=results.ranks.assign(weights="pixels"))
-    both = retrieval.join(results, other)
+    both = trials.join(results, other)
     assert len(both.metrics) == 2 * len(results.metrics)
     again = retrieval.summarise(both.ranks, resamples=100)
     assert again.metrics.groupby("weights")["value"].sum().nunique() == 1
@@ -271,7 +271,7 @@ def test_a_run_has_its_own_rows_and_re_ranked_ones_of_its_first_embeddings(drawn
     )
     pd.testing.assert_frame_equal(more.ranks, expected.ranks)
     pd.testing.assert_frame_equal(more.metrics, expected.metrics)
-    joined = retrieval.join(*same, more).metrics
+    joined = trials.join(*same, more).metrics
     assert joined.groupby("weights").size().nunique() == 1
     assert list(joined["weights"].unique()) == ["trained", "pixels", "trained_reranked"]
     value(joined[joined["weights"] == "trained"], "rank1")  # still exactly one

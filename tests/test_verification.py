@@ -3,7 +3,7 @@ import pytest
 from simulated import people
 from sklearn.metrics import det_curve, roc_curve
 
-from clipfh_lib.evaluation import intervals, metrics, rates, verification
+from clipfh_lib.evaluation import intervals, metrics, rates, trials, verification
 
 LONG = ["test_aspect", "weights", "gallery", "subset", "direction"]
 
@@ -162,7 +162,7 @@ def test_pairs_of_neighbouring_val_images_set_no_threshold(drawn):
 
 
 def test_join_puts_kinds_of_weights_together(results):
-    both = verification.join(results, results._replace(curves=results.curves.assign(weights="w")))
+    both = trials.join(results, results._replace(curves=results.curves.assign(weights="w")))
     assert [len(each) for each in both] == [2 * len(each) for each in results]
     assert len(both.scores) > 0 and len(both.thresholds) > 0
     assert set(both.curves["weights"]) == {"trained", "w"}

@@ -26,7 +26,7 @@ def evaluate(
     if pairs.empty:
         return trials.LongTables().frames()[1]
     plain = how.model_copy(update={"rerank": None})
-    return retrieval.join(*retrieval.of_run(found, pairs, plain)).metrics
+    return trials.join(*retrieval.of_run(found, pairs, plain)).metrics
 
 
 def searched(split: pd.DataFrame) -> pd.DataFrame:

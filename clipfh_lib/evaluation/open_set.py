@@ -143,11 +143,6 @@ def evaluate(
     )
 
 
-def join(*results: Results) -> Results:
-    """Put evaluations of several weights of one run together."""
-    return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
-
-
 def expected_fpir(val: Probes, people: float, threshold: float) -> float:
     """FPIR to expect of val people, searched for in a gallery with one image each of `people`.
 

@@ -212,11 +212,6 @@ def compare(
     return pd.concat(frames, ignore_index=True).drop(columns="weights")
 
 
-def join(*results: Results) -> Results:
-    """Put evaluations of several weights of one run together."""
-    return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
-
-
 def query_values(ranks: np.ndarray) -> np.ndarray:
     """All `METRICS` of every query: (Q, K) ranks to (Q, 6); NaN without a right image."""
     return np.column_stack(

@@ -1,7 +1,7 @@
 """A split to trials of embedding rows, and what trials measured to long tables."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ SUBSETS = {
 POOLED = "all"  # test_aspect of the queries of all aspects together
 _STATISTICS = ["value", "sd", "low", "high"]
 _TRIAL = ["test_aspect", "trial"]
+Tables = TypeVar("Tables", bound=tuple)  # named, of DataFrames
 
 
 class Search(NamedTuple):
@@ -175,6 +176,16 @@ class LongTables:
             pd.DataFrame(self.trials, columns=[*front, "trial", "metric", "value", *back]),
             pd.DataFrame(self.metrics, columns=[*front, "metric", *_STATISTICS, *back]),
         )
+
+
+def join(*results: Tables) -> Tables:
+    """Put evaluations of several weights of one run together, table by table.
+
+    Args:
+        results: of one kind, as `retrieval`, `verification` and `open_set` give them.
+    """
+    tables = zip(*results, strict=True)
+    return type(results[0])(*(pd.concat(parts, ignore_index=True) for parts in tables))
 
 
 def _check_trial(queries: pd.DataFrame, gallery: pd.DataFrame, where: str) -> None:

@@ -161,11 +161,6 @@ def evaluate(
     )
 
 
-def join(*results: Results) -> Results:
-    """Put evaluations of several weights of one run together."""
-    return Results(*(pd.concat(parts, ignore_index=True) for parts in zip(*results, strict=True)))
-
-
 def distractors(split: pd.DataFrame) -> dict[tuple[str, str, int], np.ndarray]:
     """Gallery people without a query, by test aspect, gallery and trial: pids."""
     rows = split[(split["role"] == "gallery") & split["distractor"].eq(True)]

@@ -285,16 +285,13 @@ def _network(encoder: nn.Module) -> nn.Module:
 
 def _best_of_run(folder: Path, name: str) -> Path:
     """A run folder's weights, after a look at its manifest."""
-    made = runs.manifest(folder)
-    path = folder / "checkpoints" / "best.safetensors"
-    if not path.is_file() or "checkpoints/best.safetensors" not in made["files"]:
-        raise InputError(f"model.weights: {path} is missing; that run trained nothing")
+    made, best = runs.manifest(folder), "checkpoints/best.safetensors"
+    if best not in made["files"]:
+        raise InputError(f"model.weights: {folder} trained nothing; name the run that trained")
     trained = made["params"]["model"]["name"]
     if trained != name:
         raise InputError(f"model.weights: {folder} trained {trained}, model.name is {name}")
-    if files.sha256(path) != made["files"]["checkpoints/best.safetensors"]:
-        raise InputError(f"model.weights: {path} is not what its manifest says; run it again")
-    return path
+    return runs.kept(folder, best)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
