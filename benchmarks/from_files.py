@@ -21,7 +21,7 @@ from clipfh_lib.data import splits
 from clipfh_lib.evaluation import embeddings, retrieval
 from clipfh_lib.models import backbones
 from clipfh_lib.models.backbones import Preprocess
-from clipfh_lib.params import DataParams, EmbedParams, ModelParams
+from clipfh_lib.schema import DataParams, EmbedParams, ModelParams
 
 COLD, WARM = 8, 100
 BATCH = embeddings.CPU_BATCH  # the fastest on a CPU

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import common
 from clipfh_lib.evaluation import reranking, search
-from clipfh_lib.params import RerankParams
+from clipfh_lib.schema import RerankParams
 
 DIMENSIONS, WEIGHT = 512, 0.3
 TARGETS = {(20, 6): 8, (50, 15): 3.5}  # k1, k2: times faster than the published form

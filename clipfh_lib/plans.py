@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from clipfh_lib import files, params, runs
 from clipfh_lib.files import InputError
-from clipfh_lib.params import NOTEBOOKS, Common, Frozen
+from clipfh_lib.params import NOTEBOOKS
+from clipfh_lib.schema import Common, Frozen
 
 AXES = ("dataset", "backbone", "recipe", "seed", "overrides")
 

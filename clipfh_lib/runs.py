@@ -22,7 +22,7 @@ from filelock import Timeout
 import clipfh_lib
 from clipfh_lib import files
 from clipfh_lib.files import InputError
-from clipfh_lib.params import Common
+from clipfh_lib.schema import Common
 
 IDENTITY = ["dataset", "test_aspect", "method", "backbone", "recipe", "seed", "weights"]
 LONG = [*IDENTITY, "gallery", "subset", "direction", "metric", "value"]

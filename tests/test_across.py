@@ -7,7 +7,7 @@ import pytest
 import simulated
 
 from clipfh_lib.evaluation import across, retrieval, trials
-from clipfh_lib.params import EvaluationParams, RerankParams
+from clipfh_lib.schema import EvaluationParams, RerankParams
 
 ASPECTS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 

@@ -20,7 +20,7 @@ from clipfh_lib import files
 from clipfh_lib.data import captions, images, transforms
 from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones, prompts
-from clipfh_lib.params import ModelParams
+from clipfh_lib.schema import ModelParams
 
 SMALL = "timm/mobilenetv2_035"  # 0.4 million parameters, batch norm
 

@@ -6,7 +6,7 @@ import pytest
 
 from clipfh_lib.data import captions, catalogues, demo_hands, demo_people
 from clipfh_lib.models import prompts
-from clipfh_lib.params import DataParams
+from clipfh_lib.schema import DataParams
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from clipfh_lib import files, params
 from clipfh_lib.data import catalogues, splits
 from clipfh_lib.files import InputError
-from clipfh_lib.params import DataParams
+from clipfh_lib.schema import DataParams
 
 HEADER = "id,age,gender,skinColor,accessories,nailPolish,aspectOfHand,imageName,irregularities"
 

@@ -10,7 +10,7 @@ from clipfh_lib.data import captions, catalogues, demo_hands
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.methods import contrastive, training
 from clipfh_lib.models import backbones, prompts
-from clipfh_lib.params import ModelParams
+from clipfh_lib.schema import ModelParams
 
 TINY = {  # as the demo CLIP, small enough for seconds
     "embed_dim": 64,

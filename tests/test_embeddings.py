@@ -15,7 +15,7 @@ from clipfh_lib.data import splits
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones
-from clipfh_lib.params import EmbedParams, ModelParams
+from clipfh_lib.schema import EmbedParams, ModelParams
 
 TOWER = "timm/mobilenetv2_035"
 

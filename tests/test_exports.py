@@ -14,7 +14,7 @@ from clipfh_lib import params
 from clipfh_lib.data import catalogues, demo_hands, exports, splits, traps
 from clipfh_lib.evaluation import retrieval
 from clipfh_lib.files import InputError
-from clipfh_lib.params import DataParams, ExportParams
+from clipfh_lib.schema import DataParams, ExportParams
 
 ASPECTS = ["dorsal_r", "dorsal_l", "palmar_r", "palmar_l"]
 

@@ -28,7 +28,7 @@ from clipfh_lib.files import InputError
 from clipfh_lib.methods import training
 from clipfh_lib.models import backbones
 from clipfh_lib.models.backbones import Preprocess
-from clipfh_lib.params import EmbedParams, ModelParams
+from clipfh_lib.schema import EmbedParams, ModelParams
 
 PACKAGE = Path(files.__file__).parents[1]
 TURN = Image.Transpose

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from clipfh_lib.data import images, loaders, transforms
 from clipfh_lib.data.images import Size
 from clipfh_lib.files import InputError
-from clipfh_lib.params import AugmentParams
+from clipfh_lib.schema import AugmentParams
 
 
 @pytest.fixture

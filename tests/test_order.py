@@ -19,7 +19,7 @@ MODULES = sorted(
 LIGHT = [
     module
     for module in MODULES
-    if module.split(".")[1] in ("files", "params", "runs", "plans", "reports")
+    if module.split(".")[1] in ("files", "schema", "learning", "params", "runs", "plans", "reports")
     or module.split(".")[-1] in ("metrics", "intervals", "catalogues", "splits", "images")
     or module.split(".")[-1] in ("captions", "demo_hands", "layouts", "traps", "exports", "imports")
     or module.split(".")[-1] in ("origin", "reranking", "open_set", "across", "retrieval")

@@ -4,7 +4,7 @@ import torch
 
 from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones, prompts
-from clipfh_lib.params import ModelParams
+from clipfh_lib.schema import ModelParams
 
 TEXTS = ["a hand", "A photo of a dorsal right hand with accessories, a ring on the thumb finger"]
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clipfh_lib import params
 from clipfh_lib.evaluation import metrics, reranking, search
-from clipfh_lib.params import RerankParams
+from clipfh_lib.schema import RerankParams
 
 
 def dense(array, queries, k1, k2, weight, distance="cosine"):

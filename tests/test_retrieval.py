@@ -9,7 +9,7 @@ from simulated import people
 
 from clipfh_lib.evaluation import reranking, retrieval, trials
 from clipfh_lib.files import InputError
-from clipfh_lib.params import EvaluationParams, RerankParams
+from clipfh_lib.schema import EvaluationParams, RerankParams
 
 RANKS = [
     *("weights", "direction", "test_aspect", "trial", "gallery", "query", "pid"),

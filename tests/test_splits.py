@@ -13,7 +13,7 @@ from PIL import Image
 from clipfh_lib import files, params
 from clipfh_lib.data import catalogues, demo_hands, exports, splits
 from clipfh_lib.files import InputError
-from clipfh_lib.params import DataParams, ExportParams
+from clipfh_lib.schema import DataParams, ExportParams
 
 ASPECTS = ["dorsal_r", "dorsal_l", "palmar_r", "palmar_l"]
 CROSSING = [1037, 1039, 1042, 1043, 1046, 1050, 1051]  # ids around the four cuts

@@ -18,7 +18,7 @@ from tiny_fit import EPOCHS, LR, STEPS, fit
 
 from clipfh_lib.methods import training
 from clipfh_lib.models import backbones
-from clipfh_lib.params import ModelParams
+from clipfh_lib.schema import ModelParams
 
 
 def weights(run):

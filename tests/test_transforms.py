@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 from clipfh_lib.data import transforms
 from clipfh_lib.data.transforms import normalise
 from clipfh_lib.files import InputError
-from clipfh_lib.params import AugmentParams
+from clipfh_lib.schema import AugmentParams
 
 CLIP = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

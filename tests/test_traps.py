@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from clipfh_lib.data import splits, traps
-from clipfh_lib.params import DataParams
+from clipfh_lib.schema import DataParams
 
 
 def table_of(*groups):

@@ -12,7 +12,8 @@ import pandas as pd
 from clipfh_lib import files
 from clipfh_lib.data import imports, layouts
 from clipfh_lib.files import InputError
-from clipfh_lib.params import DataParams, nearest
+from clipfh_lib.params import nearest
+from clipfh_lib.schema import DataParams
 
 LAYOUT = {
     "hands_11k": "Hands/Hand_0000002.jpg ... and HandInfo.csv, from sites.google.com/view/11khands",

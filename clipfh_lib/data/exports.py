@@ -16,7 +16,7 @@ import clipfh_lib
 from clipfh_lib import files
 from clipfh_lib.data import splits
 from clipfh_lib.files import InputError
-from clipfh_lib.params import ExportParams
+from clipfh_lib.schema import ExportParams
 
 COLUMNS = ["test_aspect", "folder", "people", "images"]
 ABOUT = "export.json"  # in the folder: which split it is, and how it was written

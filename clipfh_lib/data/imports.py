@@ -12,7 +12,7 @@ import pandas as pd
 
 from clipfh_lib.data.layouts import LARGEST, OTHERS, STEPS, Found, listing, numbered
 from clipfh_lib.files import InputError
-from clipfh_lib.params import DataParams
+from clipfh_lib.schema import DataParams
 
 _PART = re.compile(r"(train_all|train|val)|(query|gallery)(0|[1-9]\d{0,3})(_all)?", re.ASCII)
 _IMAGE = ["person", "file"]  # a file name of a person is one image, wherever it stands

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from clipfh_lib.files import InputError
-from clipfh_lib.params import DataParams
+from clipfh_lib.schema import DataParams
 
 COLUMNS = [
     "image_id", "path", "pid", "pid_name", "aspect", "accessories", "nail_polish", "gender", "age",

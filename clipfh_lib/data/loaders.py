@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipfh_lib.data import images, transforms
 from clipfh_lib.files import InputError
-from clipfh_lib.params import AugmentParams
+from clipfh_lib.schema import AugmentParams
 
 
 class Batch(NamedTuple):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from clipfh_lib import files, runs
 from clipfh_lib.data import splits
-from clipfh_lib.params import Common
+from clipfh_lib.schema import Common
 
 COLUMNS = [
     "train_notebook", "train_run", "train_dataset", "train_aspect", "train_recipe", "train_seed",

@@ -19,7 +19,7 @@ from clipfh_lib import files, runs
 from clipfh_lib.data import catalogues, images, imports, layouts
 from clipfh_lib.data.layouts import OTHERS, STEPS
 from clipfh_lib.files import InputError
-from clipfh_lib.params import Common, DataParams
+from clipfh_lib.schema import Common, DataParams
 
 COLUMNS = [
     "image_id", "pid", "aspect", "test_aspect", "role", "trial", "gallery", "distractor"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
 from clipfh_lib.files import InputError
-from clipfh_lib.params import AugmentParams
+from clipfh_lib.schema import AugmentParams
 
 # What is drawn for an image, in this order, whether it is used or not: switching one change on
 # leaves the draws of the others alone.

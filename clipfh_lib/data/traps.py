@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipfh_lib.data import splits
-from clipfh_lib.params import DataParams
+from clipfh_lib.schema import DataParams
 
 COLUMNS = ["trap", "finding", "count", "people", "images", "verdict"]
 GAPS = (1, 2, 5, 10)  # file numbers

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from clipfh_lib.evaluation import retrieval, trials
-from clipfh_lib.params import EvaluationParams
+from clipfh_lib.schema import EvaluationParams
 
 
 def evaluate(

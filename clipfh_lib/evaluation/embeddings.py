@@ -21,7 +21,7 @@ from clipfh_lib.data.images import Size
 from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones
 from clipfh_lib.models.backbones import Preprocess
-from clipfh_lib.params import EmbedParams, ZeroShotParams
+from clipfh_lib.schema import EmbedParams, ZeroShotParams
 
 CPU_BATCH = 8  # on a CPU more at a time is no faster, MobileNetV2 even half as fast
 PRECISION = {"16": torch.float16, "bf16": torch.bfloat16}

@@ -12,7 +12,7 @@ from clipfh_lib.evaluation import embeddings, intervals, trials
 from clipfh_lib.files import InputError
 from clipfh_lib.models import prompts
 from clipfh_lib.models.backbones import Preprocess
-from clipfh_lib.params import ZeroShotParams
+from clipfh_lib.schema import ZeroShotParams
 
 
 class Named(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from clipfh_lib.evaluation import search
-from clipfh_lib.params import RerankParams
+from clipfh_lib.schema import RerankParams
 
 BLOCK = 256  # images whose distances to WIDE others exist at once: 8 MB
 WIDE = 4000  # no less than BLOCK; a power of 2 would be slow to turn

@@ -10,7 +10,7 @@ from pandas.api.extensions import ExtensionArray
 
 from clipfh_lib.evaluation import intervals, metrics, reranking, search, trials
 from clipfh_lib.files import InputError
-from clipfh_lib.params import EvaluationParams, RerankParams
+from clipfh_lib.schema import EvaluationParams, RerankParams
 
 TOP = 10  # nearest images kept per query
 METRICS = ("rank1", "rank5", "rank10", "mAP", "mAP_trapezoid", "mINP")

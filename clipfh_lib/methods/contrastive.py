@@ -17,7 +17,7 @@ from clipfh_lib.data.transforms import normalise
 from clipfh_lib.methods import training
 from clipfh_lib.models import losses, prompts
 from clipfh_lib.models.backbones import Preprocess
-from clipfh_lib.params import ContrastiveFit, DemoClipParams
+from clipfh_lib.schema import ContrastiveFit, DemoClipParams
 
 SCALE = 100.0  # the largest inverse temperature, as in CLIP (Radford et al. 2021, section 2.5)
 

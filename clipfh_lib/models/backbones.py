@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from clipfh_lib import files, runs
 from clipfh_lib.files import InputError
-from clipfh_lib.params import ModelParams, nearest
+from clipfh_lib.params import nearest
+from clipfh_lib.schema import ModelParams
 
 TIMM = "timm/"
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
