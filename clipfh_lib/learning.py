@@ -51,7 +51,7 @@ class FitParams(OptimParams):
     batch_size: int = Field(32, ge=2)  # of shuffle
     lr: Positive  # of the encoder
     lr_heads: Positive  # of all that is new
-    lr_centres: Positive = 0.5  # of the class centres, plain SGD on the unweighted loss
+    lr_centres: Positive = 0.01  # of the class centres; SGD: divide by loss_weight_center
     layer_decay: float = Field(1, gt=0, le=1)  # rate of a block = that of the next one times this
     bias_rate: Positive = 1  # biases learn so much faster
     frozen: list[Literal["text", "image", "projection"]] = ["text"]
@@ -146,6 +146,8 @@ class TrainedParams(LossParams):
             raise ValueError("fit.best_by accuracy needs data.val published; take mAP or rank1")
         if by == "last" and self.fit.schedule == "plateau":
             raise ValueError("fit.schedule plateau needs a measure: fit.best_by mAP, rank1 or loss")
+        if self.fit.warmup and self.fit.schedule == "plateau":
+            raise ValueError("fit.schedule plateau takes no fit.warmup")
         return self
 
 

@@ -172,6 +172,12 @@ def _check_name(name: str, tag: str | None) -> None:
         )
 
 
+def input_size(encoder: nn.Module) -> tuple[int, int]:
+    """Height and width of the images that an encoder takes, in pixels."""
+    how = _preprocess(encoder)
+    return how.height, how.width
+
+
 def _preprocess(encoder: nn.Module) -> Preprocess:
     if isinstance(encoder, ImageTower):
         how = timm.data.resolve_model_data_config(encoder.trunk)
