@@ -204,8 +204,10 @@ def test_a_class_is_a_person_or_a_persons_aspect():
         },
         index=[4, 2, 9, 1, 3],
     )
-    assert loaders.classes(table).tolist() == [1, 0, 1, 0, 1]
-    assert loaders.classes(table, ("pid", "aspect")).tolist() == [2, 0, 1, 0, 2]
+    assert loaders.classes(table).tolist() == [2, 0, 1, 0, 2], "a person's sides are classes"
+    assert loaders.classes(table.drop(columns="aspect")).tolist() == [1, 0, 1, 0, 1]
+    one = table.assign(aspect="dorsal_r")
+    assert loaders.classes(one).tolist() == [1, 0, 1, 0, 1]
     assert loaders.classes(table).dtype == np.int64
 
 

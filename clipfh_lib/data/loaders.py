@@ -1,6 +1,6 @@
 """A table of images -> batches of uint8 pixels, read from the decode cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipfh_lib.data import images, transforms
 from clipfh_lib.files import InputError
+from clipfh_lib.learning import FitParams
 from clipfh_lib.schema import AugmentParams
 
 
@@ -164,13 +165,40 @@ class PeopleImages(Sampler[list[int]]):
             yield batch
 
 
-def classes(table: pd.DataFrame, columns: Sequence[str] = ("pid",)) -> np.ndarray:
-    """Class of each row, 0..P-1 in the order of the columns' values; (N,) int64.
+def training(
+    data: HandImages,
+    targets: np.ndarray,
+    fit: FitParams,
+    seed: int,
+    device: str | torch.device = "cpu",
+) -> Callable[[int], DataLoader]:
+    """Epoch -> loader of changed images, P x K or shuffled, as a recipe has it.
 
     Args:
-        columns: `pid`; with `aspect` beside it a person's four hand sides are four classes.
+        targets: (N,) class of each row, of `classes`.
+        device: where the images are changed.
+
+    Raises:
+        InputError: too few images or people for a batch; when a loader is made.
     """
-    return table.groupby(list(columns), dropna=False).ngroup().to_numpy(np.int64)
+
+    def make(epoch: int) -> DataLoader:
+        if fit.sampler == "pk":
+            order = PeopleImages(targets, fit.people, fit.images, seed, epoch)
+        else:
+            order = Shuffled(len(data), fit.batch_size, seed, epoch)
+        return batches(Augmented(data, fit.augment, seed, epoch, device), order)
+
+    return make
+
+
+def classes(table: pd.DataFrame) -> np.ndarray:
+    """Class of each row, 0..P-1, by pid; (N,) int64.
+
+    Where there are several aspects a person's four hand sides are four classes.
+    """
+    columns = ["pid", "aspect"] if table.get("aspect", pd.Series()).nunique() > 1 else ["pid"]
+    return table.groupby(columns, dropna=False).ngroup().to_numpy(np.int64)
 
 
 class InOrder(Sampler[list[int]]):

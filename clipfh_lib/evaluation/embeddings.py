@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from clipfh_lib import files, runs
 from clipfh_lib.data import images, loaders, splits, transforms
-from clipfh_lib.data.images import Size
 from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones
 from clipfh_lib.models.backbones import Preprocess
@@ -84,7 +83,6 @@ def extract(
         raise InputError("there are no images to embed")
     root = files.resolve(root).resolve()
     table = table.reset_index(drop=True)
-    size = Size(preprocess.height, preprocess.width, resize, preprocess.interpolation)
     target = device(where)
     made_by = [backbones.sha256(encoder), preprocess, resize, embed.flip, embed.precision]
     made_by += [target.type, torch.__version__, images.ALGORITHM]
@@ -94,8 +92,8 @@ def extract(
     new = [row for row, key in enumerate(keys) if key not in known]
     log.info("embeddings: %d of %d images are in the cache", len(table) - len(new), len(table))
     if new:
-        data = loaders.HandImages(table.iloc[new], root, size, workers)
-        found = _encode(encoder.to(target).eval(), preprocess, data, embed, target)
+        data = loaders.HandImages(table.iloc[new], root, preprocess.size(resize), workers)
+        found = encode(encoder.to(target).eval(), preprocess, data, embed, target)
         encoder.cpu()
         known |= {keys[row]: vector for row, vector in zip(new, found, strict=True)}
         with files.lock(path):
@@ -104,20 +102,25 @@ def extract(
 
 
 @torch.inference_mode()
-def _encode(
+def encode(
     encoder: nn.Module,
     preprocess: Preprocess,
     data: loaders.HandImages,
     embed: EmbedParams,
     target: torch.device,
+    quiet: bool = False,
 ) -> np.ndarray:
-    """(N, D) float32 of a data set, so many at a time; the last batch is filled up.
+    """(N, D) float32 of a data set, so many at a time, past the cache; the last batch is filled up.
 
     A matrix product may round otherwise when its shape differs, so all batches have one shape.
+
+    Args:
+        encoder: in eval mode on the device `target`; left there.
+        quiet: no progress bar, no line in the log.
     """
     count = min(embed.batch, CPU_BATCH) if target.type == "cpu" else embed.batch
     precision, found = PRECISION.get(embed.precision), []
-    with tqdm(total=len(data), desc="embeddings", unit="image") as bar:
+    with tqdm(total=len(data), desc="embeddings", unit="image", disable=quiet) as bar:
         for batch in loaders.batches(data, loaders.InOrder(len(data), count)):
             full = batch.pixels[torch.arange(count).clamp(max=len(batch.pixels) - 1)]
             pixels = transforms.normalise(full, preprocess.mean, preprocess.std, target)
@@ -128,7 +131,7 @@ def _encode(
             found.append(vectors[: len(batch.pixels)].cpu().numpy())
             bar.update(len(batch.pixels))
             done = int(batch.rows[-1]) + 1
-            if done * 10 // len(data) > (done - len(batch.pixels)) * 10 // len(data):
+            if not quiet and done * 10 // len(data) > (done - len(batch.pixels)) * 10 // len(data):
                 log.info("embeddings: %d of %d are encoded", done, len(data))
     return np.concatenate(found)
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clipfh_lib import files, runs
+from clipfh_lib.data.images import Size
 from clipfh_lib.files import InputError
 from clipfh_lib.params import nearest
 from clipfh_lib.schema import ModelParams
@@ -30,6 +31,7 @@ from clipfh_lib.schema import ModelParams
 TIMM = "timm/"
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 TOKENS = "token_embedding.weight"
+HEADS = "heads."  # before the names of what is trained beside an encoder
 open_clip.add_model_config(ASSETS / "demo_clip.json")
 
 
@@ -41,6 +43,10 @@ class Preprocess(NamedTuple):
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def size(self, resize: str) -> Size:
+        """How photographs are brought to it; `resize` as in images.Size."""
+        return Size(self.height, self.width, resize, self.interpolation)
 
 
 class ImageTower(nn.Module):
@@ -399,10 +405,14 @@ def _sha256(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save(encoder: nn.Module, path: Path, key: str) -> Path:
-    """Write an encoder's weights as safetensors, atomically, with the key of what made them."""
-    tensors = _network(encoder).state_dict().items()
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
+def save(encoder: nn.Module, path: Path, key: str, heads: nn.Module | None = None) -> Path:
+    """Write an encoder's weights as safetensors, atomically, with the key of what made them.
+
+    Args:
+        heads: what was trained beside it; its tensors stand in the same file under `heads.`, where
+            `load` passes over them.
+    """
+    state = _tensors(encoder, heads)
     metadata = {"key": key}
     if hasattr(encoder, "visual"):  # the positions of a CLIP were made for this size
         how = _preprocess(encoder)
@@ -411,7 +421,15 @@ def save(encoder: nn.Module, path: Path, key: str) -> Path:
     return files.write(path, lambda temporary: save_file(state, temporary, metadata))
 
 
-def restore(encoder: nn.Module, path: Path, key: str) -> bool:
+def _tensors(encoder: nn.Module, heads: nn.Module | None) -> dict[str, Tensor]:
+    """What stands in a file of both."""
+    state = dict(_network(encoder).state_dict())
+    if heads is not None:
+        state |= {HEADS + name: tensor for name, tensor in heads.state_dict().items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def restore(encoder: nn.Module, path: Path, key: str, heads: nn.Module | None = None) -> bool:
     """Read back what `save` wrote under this key; whether that was there, and whole."""
     try:
         state, metadata = _checked(path)
@@ -419,7 +437,10 @@ def restore(encoder: nn.Module, path: Path, key: str) -> bool:
         return False
     if metadata.get("key") != key:
         return False
-    _network(encoder).load_state_dict(state)
+    of_heads = {name for name in state if name.startswith(HEADS)}
+    if heads is not None:
+        heads.load_state_dict({name.removeprefix(HEADS): state[name] for name in of_heads})
+    _network(encoder).load_state_dict({n: state[n] for n in state if n not in of_heads})
     return True
 
 

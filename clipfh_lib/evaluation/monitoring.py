@@ -1,0 +1,107 @@
+"""What is measured between epochs: on people that are not trained, or on kept images of those."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipfh_lib.data import loaders, transforms
+from clipfh_lib.data.splits import Prepared
+from clipfh_lib.evaluation import embeddings, validation
+from clipfh_lib.files import InputError
+from clipfh_lib.learning import TrainedParams
+from clipfh_lib.models import losses
+from clipfh_lib.models.backbones import Preprocess
+from clipfh_lib.schema import EmbedParams
+
+
+class Trained(Protocol):
+    """What a method that trains an image encoder offers between epochs."""
+
+    def embedder(self) -> nn.Module:
+        """Has `encode_image`: what is compared at test time."""
+
+    def logits(self, images: Tensor) -> Tensor | None:
+        """(B, 3, H, W) -> (B, P), one for each training person; none without a head for that."""
+
+
+def measure(
+    method: Trained, preprocess: Preprocess, data: Prepared, p: TrainedParams
+) -> Callable[[], dict[str, float]]:
+    """What validation measures after an epoch: `unseen` or `seen`, by `data.val`.
+
+    Raises:
+        InputError: nobody to validate on, or, with `data.val: published`, no head that names.
+    """
+    if data.val.empty:
+        raise InputError("data.val: the split keeps nobody for validation; take fit.best_by last")
+    images = loaders.HandImages(
+        data.val, data.root, preprocess.size(p.data.resize), p.loader.workers
+    )
+    if p.data.val == "held_out":
+        return lambda: unseen(method.embedder(), preprocess, images, p.embed, p.evaluation.distance)
+    if not (p.loss_use_id or p.loss_use_arcface or p.loss_use_cosface or p.loss_use_i2t):
+        raise InputError(
+            "data.val published needs a head that names people: loss_use_id, loss_use_arcface, "
+            "loss_use_cosface or loss_use_i2t; or take data.val held_out"
+        )
+    both = loaders.classes(pd.concat([data.train, images.table]))  # all of val are in train too
+    device = embeddings.device(p.device)
+    return lambda: seen(method.logits, preprocess, images, both[len(data.train) :], device)
+
+
+def unseen(
+    encoder: nn.Module,
+    preprocess: Preprocess,
+    data: loaders.HandImages,
+    embed: EmbedParams,
+    distance: str = "cosine",
+) -> dict[str, float]:
+    """How well people are told apart whom nobody trained on: `data.val: held_out`.
+
+    Args:
+        encoder: has `encode_image`, (B, 3, H, W) -> (B, D); in eval mode, stays on its device.
+        data: their images; `aspect` and `file_number` where known.
+
+    Returns:
+        `rank1` and `mAP` of leave-one-out retrieval (`validation.leave_one_out`), and `loss`, the
+        supervised contrastive loss among all of them, a class being a person's aspect, in nats.
+    """
+    device = next(encoder.parameters()).device
+    array = embeddings.encode(encoder, preprocess, data, embed, device, quiet=True)
+    found = validation.leave_one_out(array, data.table, distance)
+    people = torch.from_numpy(loaders.classes(data.table))
+    return {**found, "loss": float(losses.supervised_contrastive(torch.from_numpy(array), people))}
+
+
+@torch.inference_mode()
+def seen(
+    logits: Callable[[Tensor], Tensor],
+    preprocess: Preprocess,
+    data: loaders.HandImages,
+    targets: np.ndarray,
+    device: torch.device,
+    batch: int = embeddings.CPU_BATCH,
+) -> dict[str, float]:
+    """How well kept images of the training people are named: `data.val: published`.
+
+    Says nothing of people that are new.
+
+    Args:
+        logits: (B, 3, H, W) -> (B, P).
+        targets: (N,) index 0..P-1 of the person on each image.
+
+    Returns:
+        `accuracy`, a fraction, and `loss`, the cross-entropy in nats.
+    """
+    found = []
+    for images in loaders.batches(data, loaders.InOrder(len(data), batch)):
+        pixels = transforms.normalise(images.pixels, preprocess.mean, preprocess.std, device)
+        found.append(logits(pixels).float().cpu())
+    scores, right = torch.cat(found), torch.from_numpy(targets)
+    accuracy = (scores.argmax(dim=1) == right).float().mean()
+    return {"accuracy": float(accuracy), "loss": float(F.cross_entropy(scores, right))}
