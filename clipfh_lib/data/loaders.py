@@ -192,6 +192,32 @@ def training(
     return make
 
 
+def examples(
+    data: HandImages, fit: FitParams, seed: int, images: int = 3, epochs: int = 8
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """What training makes of some images, in one epoch after the other.
+
+    Returns:
+        A row for each picture, with `pid` and `epoch`, and (images x epochs, H, W, 3) uint8.
+    """
+    rows = np.linspace(0, len(data) - 1, images).round().astype(int).tolist()
+    shown = [(row, epoch) for row in rows for epoch in range(epochs)]
+    pixels = [Augmented(data, fit.augment, seed, epoch)[[row]].pixels[0] for row, epoch in shown]
+    table = data.table.iloc[[row for row, _ in shown]].reset_index(drop=True)
+    return table.assign(epoch=[epoch for _, epoch in shown]), torch.stack(pixels).numpy()
+
+
+def said(targets: np.ndarray, fit: FitParams) -> str:
+    """What there is to train on, and who has too few images for the sampler, in one line."""
+    counts = np.bincount(targets)
+    line = f"{len(targets)} images of {len(counts)} classes (a person, or a person's aspect)"
+    if fit.sampler == "shuffle":
+        return f"{line}; batches of {fit.batch_size}, shuffled"
+    short = int((counts < fit.images).sum())
+    line += f"; batches of {fit.people} x {fit.images}"
+    return f"{line}; {short} have fewer than {fit.images} images and show some again"
+
+
 def classes(table: pd.DataFrame) -> np.ndarray:
     """Class of each row, 0..P-1, by pid; (N,) int64.
 

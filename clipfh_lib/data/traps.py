@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipfh_lib.data import splits
-from clipfh_lib.schema import DataParams
+from clipfh_lib.schema import AugmentParams, DataParams
 
 COLUMNS = ["trap", "finding", "count", "people", "images", "verdict"]
 GAPS = (1, 2, 5, 10)  # file numbers
@@ -112,6 +112,17 @@ def _mirrored(images: pd.DataFrame, split: pd.DataFrame) -> Iterator[Row]:
     finding = "queries whose owner's other hand is a distractor of all_aspects"
     verdict = "embed.flip: add makes the two alike: compare with none" if len(found) else ""
     yield name, finding, len(found), found["pid"].nunique(), len(found), verdict or "nothing to do"
+
+
+def of_training(
+    images: pd.DataFrame, split: pd.DataFrame, augment: AugmentParams
+) -> pd.DataFrame:
+    """What the trap report says of mirrored hands, if training flips images; else no row.
+
+    A flip makes a right hand a left one: a person's other hand, or nobody's.
+    """
+    flips = augment.flip or augment.flip_vertical
+    return pd.DataFrame(_mirrored(images, split) if flips else [], columns=COLUMNS)
 
 
 def gaps(images: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
