@@ -30,6 +30,12 @@ PACKAGES = (
     "faiss-cpu lightning matplotlib numpy open_clip_torch pandas papermill pillow "
     "pytorch-metric-learning safetensors scikit-learn scipy snakemake timm torch torchvision"
 ).split()
+# Of a run's parameters, what trained weights do not depend on.
+NOT_TRAINED = {
+    *("dataset", "backbone", "recipe", "overrides", "data"),
+    *("embed", "evaluation", "loader", "naming", "device"),
+}
+NOT_OF_FIT = {"keep_epochs", "resume_from"}
 
 
 def folder(notebook: str, p: Common | str, outputs: str | Path) -> Path:
@@ -74,16 +80,42 @@ def key(notebook: str, p: Common | str, data: str | list[str], weights: str | No
     return files.digest(content)
 
 
-def fit_key(p: Common, split_sha256: str, *modules: ModuleType) -> str:
-    """SHA-256 of what decides trained weights: figures and evaluation do not count.
+def fit_content(p: Common, split_sha256: str, *modules: ModuleType, **more: object) -> dict:
+    """What decides trained weights, flat and of plain values; `files.digest` of it is their key.
+
+    Names, figures, what is evaluated, where and how fast do not count. How validation people are
+    compared does where it chooses the epoch that is kept.
 
     Args:
-        modules: those that the training goes through; with them count all that they import.
+        modules: those that the training goes through; with them count all that they import. Each is
+            one entry, so that a fit cut short can tell which of them were changed.
+        more: e.g. the hash of prompts that were learned before.
+
+    Returns:
+        Dotted keys as in the recipes, `start` for the weights that training begins with, `split`,
+        `code.<module>`.
     """
-    names = {module.__name__ for module in modules}
-    content = {"fit": p.fit.model_dump(), "model": p.model.model_dump(), "seed": p.seed}
-    content |= {"resize": p.data.resize, "start": _weights_digest(p), "split": split_sha256}
-    return files.digest({**content, "code": _closure(names)})
+    content = p.model_dump(mode="json", exclude=NOT_TRAINED)
+    content |= {"data": {"resize": p.data.resize}, "start": _weights_digest(p)}
+    content["fit"] = {k: v for k, v in content["fit"].items() if k not in NOT_OF_FIT}
+    content["model"] = {k: v for k, v in content["model"].items() if k != "weights"}
+    if content["fit"].get("best_by") in ("rank1", "mAP"):
+        content["embed"] = p.embed.model_dump(include={"flip", "precision"})
+        content["evaluation"] = {"distance": p.evaluation.distance}
+    code = _closure({module.__name__ for module in modules})
+    content |= {"split": split_sha256, **more}
+    return _flat(content) | {f"code.{name}": files.digest(code[name]) for name in sorted(code)}
+
+
+def _flat(content: dict, start: str = "") -> dict[str, object]:
+    """Nested tables as one, with dots between the names."""
+    flat: dict[str, object] = {}
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{start}{name}.")
+        else:
+            flat[start + name] = value
+    return flat
 
 
 def _weights_digest(p: Common) -> str:

@@ -5,12 +5,12 @@ import open_clip
 import pytest
 import torch
 
-from clipfh_lib import params, runs
+from clipfh_lib import params, runs, schema
 from clipfh_lib.data import captions, catalogues, demo_hands
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.methods import contrastive, training
 from clipfh_lib.models import backbones, prompts
-from clipfh_lib.schema import ModelParams
+
 
 TINY = {  # as the demo CLIP, small enough for seconds
     "embed_dim": 64,
@@ -33,7 +33,7 @@ def people(tmp_path_factory):
     """Twenty drawn people, those who train and those who are never seen."""
     root = tmp_path_factory.mktemp("people") / "11k"
     demo_hands.write_11k(root, people=20, images=2, size=64, seed=11)
-    table = catalogues.read(params.DataParams(catalogue="hands_11k", root=str(root))).images
+    table = catalogues.read(schema.DataParams(catalogue="hands_11k", root=str(root))).images
     first = table["pid"].isin(sorted(table["pid"].unique())[:10])
     return root, table[first].reset_index(drop=True), table[~first].reset_index(drop=True)
 
@@ -47,7 +47,7 @@ def fit(people, tiny, seed=0, epochs=15, lr=2e-3, encoder=None):
     make = contrastive.loader(train, root, how, p)
     method = contrastive.Contrastive(encoder, how, p.fit, steps=len(make(0)) * epochs)
     run = runs.start("00_demo_clip", p, "outputs")
-    history = training.fit(method, make, run, "key", epochs, p.fit.precision, p.device)
+    history = training.fit(method, make, run, {"fit": "of a test"}, p.fit, p.device)
     return run, encoder, how, history
 
 
@@ -57,7 +57,7 @@ def own_caption_wins(encoder, how, people):
     Of people who did not train, with words that were not drawn in training.
     """
     root, _, unseen = people
-    found = embeddings.extract(encoder, how, unseen, root, params.EmbedParams(), where="cpu")
+    found = embeddings.extract(encoder, how, unseen, root, schema.EmbedParams(), where="cpu")
     texts = prompts.embed(encoder, captions.varied(unseen, 99, 0), torch.device("cpu")).numpy()
     scores = found.array / np.linalg.norm(found.array, axis=1, keepdims=True) @ texts.T
     return (scores < np.diag(scores)[:, None]).sum() / (len(scores) * (len(scores) - 1))
@@ -65,7 +65,7 @@ def own_caption_wins(encoder, how, people):
 
 @pytest.mark.parametrize("lr, learns", [(2e-3, True), (1e-9, False)])  # the control must not learn
 def test_captions_of_people_it_never_saw_are_found_after_the_fit(people, tiny, lr, learns):
-    encoder, how = backbones.load(ModelParams(name=tiny, weights="none"))
+    encoder, how = backbones.load(schema.ModelParams(name=tiny, weights="none"))
     before = own_caption_wins(encoder, how, people)
     run, encoder, how, history = fit(people, tiny, lr=lr)
     gained = own_caption_wins(encoder, how, people) - before  # 0.15 to 0.19 over three seeds
@@ -79,7 +79,7 @@ def test_captions_of_people_it_never_saw_are_found_after_the_fit(people, tiny, l
 
 
 def test_all_of_both_towers_is_trained(people, tiny):
-    before, _ = backbones.load(ModelParams(name=tiny, weights="none"))
+    before, _ = backbones.load(schema.ModelParams(name=tiny, weights="none"))
     _, encoder, _, _ = fit(people, tiny, epochs=1)
     start = dict(before.named_parameters())
     for name, parameter in encoder.named_parameters():
@@ -91,9 +91,9 @@ def test_all_of_both_towers_is_trained(people, tiny):
 
 
 def test_unused_rows_of_the_token_table_and_vectors_do_not_decay(people, tiny):
-    encoder, how = backbones.load(ModelParams(name=tiny, weights="none"))
+    encoder, how = backbones.load(schema.ModelParams(name=tiny, weights="none"))
     method = contrastive.Contrastive(
-        encoder, how, params.ContrastiveFit(epochs=1, batch_size=2, lr=0.1, weight_decay=0.5), 10
+        encoder, how, schema.ContrastiveFit(epochs=1, batch_size=2, lr=0.1, weight_decay=0.5), 10
     )
     optimizer = method.configure_optimizers()["optimizer"]
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
@@ -103,7 +103,7 @@ def test_unused_rows_of_the_token_table_and_vectors_do_not_decay(people, tiny):
 
 
 def test_the_scale_never_passes_that_of_clip(people, tiny):
-    encoder, _ = backbones.load(ModelParams(name=tiny, weights="none"))
+    encoder, _ = backbones.load(schema.ModelParams(name=tiny, weights="none"))
     with torch.no_grad():
         encoder.logit_scale.fill_(7.0)  # e to the 7 is 1097
     _, _, _, history = fit(people, tiny, epochs=1, encoder=encoder)
@@ -130,5 +130,5 @@ def test_words_stand_beside_their_image_and_differ_by_epoch(people, tiny):
 def test_a_finished_run_gives_its_weights_to_others(people, tiny):
     run, encoder, _, _ = fit(people, tiny, epochs=1)
     run.finish()
-    found, _ = backbones.load(ModelParams(name=tiny, weights=str(run.folder)), seed=5)
+    found, _ = backbones.load(schema.ModelParams(name=tiny, weights=str(run.folder)), seed=5)
     assert backbones.sha256(found) == backbones.sha256(encoder)

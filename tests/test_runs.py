@@ -317,7 +317,8 @@ def test_trained_weights_are_keyed_by_the_fit_and_not_by_figures(monkeypatch):
     axes = ("demo_clip", "demo_clip", "demo_untrained", "demo")
 
     def key(split="s", **overrides):
-        return runs.fit_key(params.load(*axes, overrides=overrides), split, contrastive)
+        p = params.load(*axes, overrides=overrides)
+        return files.digest(runs.fit_content(p, split, contrastive))
 
     assert key() == key(**{"loader.workers": 2}) == key(**{"embed.batch": 2})
     assert len({key(), key("t"), key(**{"fit.epochs": 9}), key(**{"data.resize": "squash"})}) == 4

@@ -17,6 +17,8 @@ from clipfh_lib.data import loaders
 from clipfh_lib.data.images import Size
 from clipfh_lib.data.transforms import normalise
 from clipfh_lib.methods import training
+from clipfh_lib.models import optimisers
+from clipfh_lib.schema import LoopParams
 
 EPOCHS, STEPS, LR = 4, 5, 0.01
 
@@ -32,6 +34,10 @@ class TinyFit(L.LightningModule):
             ).eval()  # fmt: skip
         self.lr, self.stop, self.how = lr, stop, how
         self.rates, self.losses = [], []
+
+    @property
+    def kept(self):
+        return self.encoder
 
     def training_step(self, batch, _):
         step = self.trainer.global_step
@@ -50,11 +56,14 @@ class TinyFit(L.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(training.groups(self.encoder, 0.1), lr=self.lr)
-        return training.warmup_cosine(optimizer, EPOCHS * STEPS, warmup=0.2)
+        optimizer = torch.optim.AdamW(optimisers.groups(self.encoder, 0.1), lr=self.lr)
+        return optimisers.warmup_cosine(optimizer, EPOCHS * STEPS, warmup=0.2)
 
 
-def fit(root, outputs, key="key", seed=0, epochs=EPOCHS, **how):
+WHAT = {"fit.lr": LR, "split": "s", "code.clipfh_lib.models.losses": "1"}
+
+
+def fit(root, outputs, what=WHAT, seed=0, loop=None, **how):
     """A run, its method and its history; with the data of `drawn`, STEPS batches an epoch."""
     table = make_table(root)
     data = loaders.HandImages(table, root, Size(16, 16))
@@ -66,7 +75,8 @@ def fit(root, outputs, key="key", seed=0, epochs=EPOCHS, **how):
     run = runs.start("00_demo_clip", p, outputs)
     method = TinyFit(**how)
     try:
-        history = training.fit(method, make, run, key, epochs, device="cpu")
+        loop = LoopParams(**{"epochs": EPOCHS} | (loop or {}))
+        history = training.fit(method, make, run, what, loop, device="cpu")
     finally:
         run._close_log()
         run._lock.release()

@@ -14,8 +14,7 @@ from clipfh_lib.data import captions, loaders
 from clipfh_lib.data.images import Size
 from clipfh_lib.data.loaders import Batch
 from clipfh_lib.data.transforms import normalise
-from clipfh_lib.methods import training
-from clipfh_lib.models import losses, prompts
+from clipfh_lib.models import losses, optimisers, prompts
 from clipfh_lib.models.backbones import Preprocess
 from clipfh_lib.schema import ContrastiveFit, DemoClipParams
 
@@ -39,6 +38,11 @@ class Contrastive(L.LightningModule):
         self.encoder = encoder
         self.preprocess, self.hyper, self.steps = preprocess, fit, steps
 
+    @property
+    def kept(self) -> torch.nn.Module:
+        """Whose weights are kept."""
+        return self.encoder
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) embeddings, any norm."""
         return self.encoder.encode_image(images)
@@ -61,9 +65,10 @@ class Contrastive(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """AdamW as in CLIP, linear warm-up, cosine."""
-        groups = training.groups(self.encoder, self.hyper.weight_decay, ("token_embedding.weight",))
+        spared = ("token_embedding.weight",)
+        groups = optimisers.groups(self.encoder, self.hyper.weight_decay, spared)
         optimizer = torch.optim.AdamW(groups, lr=self.hyper.lr, betas=(0.9, 0.98), eps=1e-6)
-        return training.warmup_cosine(optimizer, self.steps, self.hyper.warmup)
+        return optimisers.warmup_cosine(optimizer, self.steps, self.hyper.warmup)
 
 
 def loader(

@@ -1,65 +1,56 @@
-"""One Lightning fit: optimiser groups, schedule, history, resume after a kill, weights kept."""
+"""One Lightning fit: history, validation, resume after a kill, the best epoch's weights kept."""
 
-import hashlib
 import logging
 import math
-import os
 import random
 import signal
+import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
 
 from clipfh_lib import files
-from clipfh_lib.models import backbones
+from clipfh_lib.evaluation import embeddings
+from clipfh_lib.files import InputError
+from clipfh_lib.models import backbones, checkpoints
 from clipfh_lib.runs import Run
+from clipfh_lib.schema import LoopParams
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-HEX = 64  # letters of a SHA-256
-DEVICE = {"auto": "auto", "cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+ACCELERATOR = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
+REFRESH = 0.2  # seconds between two drawings of the bar, which wait for a GPU
 
 
-def groups(network: nn.Module, weight_decay: float, still: tuple[str, ...] = ()) -> list[dict]:
-    """Optimiser groups: no decay on biases, norms, scales and what `still` names.
-
-    Every trainable parameter stands in exactly one group.
+class Check(NamedTuple):
+    """How epochs are compared, so that the best one's weights are kept.
 
     Args:
-        still: ends of names that get no decay either, e.g. a token table of which a batch uses few
-            rows.
+        measure: called at the end of an epoch, with the method in eval mode; it may leave the
+            encoder on the CPU. Its names stand in the history behind `val/`.
+        by: the one that decides: `rank1`, `mAP` and `accuracy` are better when larger, `loss` when
+            smaller; `last`: the last epoch is kept, whatever is measured.
+        every: epochs from one validation to the next; the last epoch has one.
+        patience: validations without a gain after which the fit ends.
     """
-    decayed, rest = [], []
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            spared = parameter.ndim < 2 or name.endswith(still)
-            (rest if spared else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0}]
 
-
-def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> dict:
-    """Linear warm-up over a share of the steps, then a cosine to zero; stepped per batch.
-
-    The peak is the optimiser's own rate, reached at the end of the warm-up.
-    """
-    rising = max(1, round(steps * warmup))
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    measure: Callable[[], dict[str, float]]
+    by: str
+    every: int
+    patience: int
 
 
 class EpochData(L.LightningDataModule):
@@ -74,118 +65,474 @@ class EpochData(L.LightningDataModule):
         return self.make(self.trainer.current_epoch)
 
 
-class _Journal(L.Callback):
-    """Reseeds each step; writes history.csv, a log line and last.ckpt at each epoch's end."""
+@dataclass
+class _State:
+    """What stands in a checkpoint beside Lightning's own; plain values."""
 
-    def __init__(self, run: Run, key: str):
-        self.run, self.key = run, key
-        self.last = run.folder / "checkpoints" / "last.ckpt"
-        self.rows: list[dict[str, float]] = []
-        self.rate = 0.0  # of the last step
+    what: dict[str, object]
+    resume_from: str | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best: float = -math.inf  # its measure, or minus its loss
+    stale: int = 0  # validations since then
+    plateau: dict[str, object] = field(default_factory=dict)
+    resumed_at: list[int] = field(default_factory=list)
+    threads: int = 0
+    seconds: float = 0.0
+    gpu_memory_mb: float = 0.0
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        # Lightning keeps no state of random generators: dropout and the like would go on otherwise
-        # after a resume.
-        step = self.run.params.seed * 1_000_003 + trainer.global_step * 7919
-        torch.manual_seed(step)
-        np.random.seed(step % 2**32)
-        random.seed(step)
-        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
-
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: object) -> None:
-        row = {"epoch": trainer.current_epoch, "lr": self.rate}
-        logged = trainer.callback_metrics
-        twice = {f"{name}_{part}" for name in logged for part in ("step", "epoch")}  # if both are
-        row |= {name: float(value) for name, value in logged.items() if name not in twice}
-        self.rows.append(row)
-        self.run.save_table("history", pd.DataFrame(self.rows))
-        said = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        self.run.logger.info("epoch %d of %d: %s", row["epoch"] + 1, trainer.max_epochs, said)
-
-        def fill(path: Path) -> None:
-            trainer.save_checkpoint(path)
-            _seal(path)
-
-        files.write(self.last, fill)
-
-    def on_save_checkpoint(self, trainer: L.Trainer, module: object, checkpoint: dict) -> None:
-        checkpoint["clipfh"] = {"key": self.key, "history": self.rows}
-
-    def on_load_checkpoint(self, trainer: L.Trainer, module: object, checkpoint: dict) -> None:
-        self.rows = checkpoint["clipfh"]["history"]
+    def facts(self) -> dict[str, object]:
+        """For the manifest."""
+        facts = {"best_epoch": self.best_epoch, "resumed_at": self.resumed_at}
+        facts |= {"fit_threads": self.threads, "fit_seconds": round(self.seconds, 1)}
+        return facts | ({"gpu_peak_memory_mb": self.gpu_memory_mb} if self.gpu_memory_mb else {})
 
 
 def fit(
     method: L.LightningModule,
     train: Callable[[int], DataLoader],
     run: Run,
-    key: str,
-    epochs: int,
-    precision: str = "32",
+    what: dict[str, object],
+    how: LoopParams,
     device: str = "auto",
+    check: Check | None = None,
+    names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Train, or take up a fit that was cut short, or take the weights of one that was finished.
 
-    `method.encoder` holds the weights of the last epoch afterwards, in eval mode on the CPU; they
-    stand in checkpoints/best.safetensors, with the key.
+    Afterwards `method.kept`, and `method.heads` where there is one, hold the weights of the best
+    epoch, in eval mode on the CPU; they stand in checkpoints/best.safetensors, with the key.
 
     Args:
-        method: trained in place; draws nothing at random outside its steps.
+        method: trained in place; draws nothing at random outside its steps. `kept` is the module
+            whose weights are kept; a `plateau` of its own, which configure_optimizers may make, is
+            stepped with the measure after each validation.
         train: epoch -> loader; the same epoch gives the same batches.
-        run: its folder keeps history.csv and checkpoints/.
-        key: runs.key of what decides the weights; other weights are not taken up.
-        epochs: of the whole fit, also when it is resumed.
+        run: its folder keeps history.csv, checkpoints/ and tensorboard/; its manifest will have the
+            best epoch, seconds, threads, and the epochs that the fit was taken up at.
+        what: runs.fit_content: what decides the weights; others are not taken up.
+        how: epochs of the whole fit, also when it is resumed, and the loop's other parameters.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        check: none: the last epoch is kept.
+        names: image id of each row, to name the images of a batch that went wrong.
 
     Returns:
-        History, one row an epoch: `epoch` from 0, `lr` of its last step, and the mean over the
-        epoch of all that the method logs.
+        History, one row an epoch: `epoch` from 0, `lr`, the highest of the epoch and of the first
+        group of the optimiser, `lr/<name>` of its other named groups, the mean of all that the
+        method logs, and `val/...`, empty in epochs without validation.
+
+    Raises:
+        InputError: no such device or precision there, fit.resume_from is of another fit, the loss
+            is no finite number, the memory or the disk is full.
     """
-    best, history = run.folder / "checkpoints" / "best.safetensors", run.folder / "history.csv"
-    if history.is_file() and backbones.restore(method.encoder, best, key):
+    key = files.digest(what)
+    target = embeddings.device(device)
+    if how.precision == "16" and target.type == "cpu":
+        raise InputError("fit.precision: a CPU trains in 32 or bf16, not in 16; choose bf16")
+    facts = _finished(method, run, key)
+    if facts is not None:
         run.logger.info("weights of these parameters and this code are there; nothing is trained")
     else:
-        if best.is_file():
+        if (run.folder / "checkpoints" / "fit.json").is_file():
             run.logger.info("checkpoints/best.safetensors is of another fit or damaged: made again")
-        _train(method, train, run, key, epochs, precision, device)
-        backbones.save(method.encoder, best, key)
+        facts = _train(method, train, run, what, how, target, check, names)
+    run.record(**facts)
     method.eval()
-    return pd.read_csv(history)
+    return pd.read_csv(run.folder / "history.csv")
+
+
+def _finished(method: L.LightningModule, run: Run, key: str) -> dict[str, object] | None:
+    """What the manifest shall say of a finished fit, whose weights the method has then."""
+    folder, history = run.folder / "checkpoints", run.folder / "history.csv"
+    try:
+        done = files.read_sealed(folder / "fit.json")
+        whole = done["key"] == key and files.sha256(history) == done["history_sha256"]
+    except (OSError, ValueError):
+        return None
+    whole &= backbones.restore(method.kept, folder / "best.safetensors", key, _heads(method))
+    return done["facts"] if whole else None
+
+
+def _heads(method: L.LightningModule) -> nn.Module | None:
+    return getattr(method, "heads", None)
 
 
 def _train(
     method: L.LightningModule,
     train: Callable[[int], DataLoader],
     run: Run,
-    key: str,
-    epochs: int,
-    precision: str,
-    device: str,
-) -> None:
-    journal = _Journal(run, key)
-    resumed = _can_resume(journal.last, run, key)
-    interrupt = signal.getsignal(signal.SIGINT)
-    with _quiet():
-        trainer = L.Trainer(
-            max_epochs=epochs,
-            accelerator=DEVICE[device],
-            devices=1,
-            precision=PRECISION[precision],
-            deterministic=True,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            reload_dataloaders_every_n_epochs=1,
-            plugins=[LightningEnvironment()],  # a fit is one process, also within a Slurm job
-            callbacks=[journal, TQDMProgressBar()],
-        )
-        method.train()  # Lightning leaves modules in the mode that they are in
+    what: dict[str, object],
+    how: LoopParams,
+    target: torch.device,
+    check: Check | None,
+    names: Sequence[str] | None,
+) -> dict[str, object]:
+    state, start = _begin(method, run, what, how, check)
+    journal = _Journal(run, how, check, names, state)
+    if not journal.is_done():
+        with _quiet(), journal.telling(target):
+            trainer = L.Trainer(
+                max_epochs=how.epochs,
+                accelerator=ACCELERATOR[target.type],
+                devices=1,
+                precision=PRECISION[how.precision],
+                accumulate_grad_batches=how.accumulate,
+                gradient_clip_val=how.clip,
+                gradient_clip_algorithm="norm",
+                deterministic=True,
+                logger=False,
+                enable_progress_bar=_is_watched(),
+                enable_model_summary=False,
+                reload_dataloaders_every_n_epochs=1,
+                plugins=[LightningEnvironment()],  # a fit is one process, also within a Slurm job
+                callbacks=[journal, *([_Bar()] if _is_watched() else [])],
+            )
+            method.train()  # Lightning leaves modules in the mode that they are in
+            trainer.fit(method, EpochData(train), ckpt_path=start and str(start))
+    journal.keep_best(method)
+    return state.facts()
+
+
+def _begin(
+    method: L.LightningModule,
+    run: Run,
+    what: dict[str, object],
+    how: LoopParams,
+    check: Check | None,
+) -> tuple[_State, Path | None]:
+    """State and checkpoint that the fit goes on from, its weights in the method; or a new one."""
+    last, threads = run.folder / "checkpoints" / "last.ckpt", torch.get_num_threads()
+    found = None
+    if last.is_file():
         try:
-            trainer.fit(method, EpochData(train), ckpt_path=str(journal.last) if resumed else None)
+            found = _taken_up(method, run, last, what, how, check)
+        except ValueError as error:
+            run.logger.warning("checkpoints/last.ckpt %s; the fit starts anew", error)
+    if found and found.resume_from != how.resume_from:
+        run.logger.info("checkpoints/last.ckpt began elsewhere than fit.resume_from says")
+        found = None
+    start = last
+    if found is None and how.resume_from is not None:
+        start = files.resolve(how.resume_from)
+        if not start.is_file():
+            raise InputError(f"fit.resume_from: there is no file {start}")
+        try:
+            found = _taken_up(method, run, start, what, how, check)
+        except ValueError as error:
+            raise InputError(f"fit.resume_from: {start} {error}") from None
+        found.resume_from = how.resume_from
+    if found is None:
+        old = [last.with_name("best.safetensors"), last.with_name("fit.json")]  # of another fit
+        for path in [*old, *(run.folder / "tensorboard").glob("events.*")]:
+            path.unlink(missing_ok=True)
+        return _State(what, how.resume_from, threads=threads), None
+    run.logger.info("taking up the fit at %s", start)
+    if found.threads != threads:
+        run.logger.warning(
+            "the fit began with %d threads and goes on with %d: its weights may differ in the last "
+            "bits from those of an unbroken one",
+            *(found.threads, threads),
+        )
+    found.threads = threads
+    return found, start
+
+
+def _taken_up(
+    method: L.LightningModule,
+    run: Run,
+    path: Path,
+    what: dict[str, object],
+    how: LoopParams,
+    check: Check | None,
+) -> _State:
+    """State of a checkpoint of this fit; the method gets its weights, best.safetensors the best.
+
+    Raises:
+        ValueError: it is damaged, of other parameters, or the best weights until then are gone.
+    """
+    content, state = _read(path, what)
+    best, heads, epoch = run.folder / "checkpoints" / "best.safetensors", _heads(method), None
+    if check is not None and check.by != "last":
+        epoch, key = state.best_epoch, files.digest(what)
+        done = len(state.history) == how.epochs or state.stale >= check.patience
+        keys = [_so_far(key, epoch), *([key] if done else [])]
+        if not any(backbones.restore(method.kept, best, each, heads) for each in keys):
+            source = content
+            if epoch != state.history[-1]["epoch"]:
+                try:
+                    source, _ = _read(_numbered(path.parent, epoch), what)
+                except ValueError:
+                    raise ValueError(
+                        f"needs the best weights until then, of epoch {epoch}, which are neither "
+                        f"in checkpoints/best.safetensors nor in {_numbered(path.parent, epoch)}"
+                    ) from None
+            method.load_state_dict(source["state_dict"])
+            backbones.save(method.kept, best, keys[0], heads)
+    method.load_state_dict(content["state_dict"])
+    return state
+
+
+def _read(path: Path, what: dict[str, object]) -> tuple[dict, _State]:
+    """A checkpoint, and what it says of its fit.
+
+    Raises:
+        ValueError: it is damaged, or of other parameters.
+    """
+    try:
+        content = checkpoints.read(path)
+        state = _State(**content["clipfh"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"is damaged ({error})") from None
+    if other := checkpoints.difference(state.what, what):
+        raise ValueError(f"is of other parameters ({other})")
+    return content, state
+
+
+def _so_far(key: str, epoch: int) -> str:
+    """Key of the best weights while the fit goes on."""
+    return f"{key}, epoch {epoch}, so far"
+
+
+def _numbered(folder: Path, epoch: int) -> Path:
+    """The checkpoint of one epoch, counted as in history.csv."""
+    return folder / f"epoch_{epoch:03d}.ckpt"
+
+
+class _Journal(Checkpoint):
+    """Reseeds each step; at each epoch's end validates, and writes what the run folder keeps.
+
+    It is a Checkpoint for Lightning so that the method's own hooks come before.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        how: LoopParams,
+        check: Check | None,
+        names: Sequence[str] | None,
+        state: _State,
+    ):
+        self.run, self.how, self.check, self.names, self.state = run, how, check, names, state
+        self.key, self.folder = files.digest(state.what), run.folder / "checkpoints"
+        self.best = self.folder / "best.safetensors"
+        self.rates: dict[str, float] = {}
+        self.at, self.rows, self.images = (0, 0), None, 0  # epoch and batch, its rows
+
+    def is_done(self) -> bool:
+        """Whether no epoch is left."""
+        patience = math.inf if self.check is None else self.check.patience
+        return len(self.state.history) >= self.how.epochs or self.state.stale >= patience
+
+    # --- while it runs --------------------------------------------------------------------------
+
+    @contextmanager
+    def telling(self, target: torch.device) -> Iterator[None]:
+        """Tell in one line why a fit cannot go on, and leave the interrupt key as it was."""
+        interrupt = signal.getsignal(signal.SIGINT)
+        (self.run.folder / "bad_batch.csv").unlink(missing_ok=True)
+        self.board = _board(self.run.folder / "tensorboard", len(self.state.history))
+        try:
+            yield
         except SystemExit as error:
             if not isinstance(error.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, interrupt)  # Lightning makes a notebook deaf to Ctrl-C
             raise KeyboardInterrupt("the next fit of these parameters goes on from here") from None
+        except (RuntimeError, MemoryError) as error:
+            if not _is_memory(error):
+                raise
+            raise InputError(f"out of memory on {target}: {self._ways_out()}") from None
+        finally:
+            self.board.close()
+
+    def on_train_start(self, trainer: L.Trainer, method: L.LightningModule) -> None:
+        if self.state.history:
+            self.state.resumed_at.append(trainer.current_epoch)
+        if self.state.plateau:
+            method.plateau.load_state_dict(self.state.plateau)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.began = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, method: L.LightningModule, batch: object, number: int
+    ) -> None:
+        # Lightning keeps no state of random generators: dropout and the like would go on otherwise
+        # after a resume. Batches of one step differ.
+        self.at, self.rows = (trainer.current_epoch, number), getattr(batch, "rows", None)
+        seed = (self.run.params.seed * 1_000_003 + self.at[0]) * 1_000_003 + number
+        torch.manual_seed(seed % 2**63)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        self.images += 0 if self.rows is None else len(self.rows)
+        for group in trainer.optimizers[0].param_groups:
+            name = group.get("name", "")
+            self.rates[name] = max(self.rates.get(name, 0.0), group["lr"])
+
+    def on_before_backward(
+        self, trainer: L.Trainer, method: L.LightningModule, loss: Tensor
+    ) -> None:
+        if not torch.isfinite(loss):
+            self._stop(float(loss))
+
+    def _stop(self, loss: float) -> None:
+        """Say which batch has no loss, and keep the names of its images."""
+        (epoch, number), rows = self.at, [] if self.rows is None else self.rows.tolist()
+        ids = rows if self.names is None else [self.names[row] for row in rows]
+        table = pd.DataFrame({"epoch": epoch, "batch": number, "row": rows, "image_id": ids})
+        self.run.save_table("bad_batch", table)
+        shown = ", ".join(str(name) for name in ids[:3]) + (", ..." if len(ids) > 3 else "")
+        ways = "a lower fit.lr, fit.clip 1"
+        ways += "" if self.how.precision == "32" else " or fit.precision 32"
+        raise InputError(
+            f"the loss is {loss} in epoch {epoch}, batch {number} (images {shown}; all are in "
+            f"bad_batch.csv); the step was not made: try {ways}"
+        )
+
+    def _ways_out(self) -> str:
+        p = self.run.params.fit
+        if getattr(p, "sampler", "") == "pk":
+            size = f"fit.people {p.people} x fit.images {p.images}"
+        else:
+            size = f"fit.batch_size {getattr(p, 'batch_size', '')}".strip()
+        return (
+            f"make the batch smaller ({size}), with fit.accumulate for as many images to a step, "
+            f"or choose fit.precision bf16"
+        )
+
+    # --- at the end of an epoch -----------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: L.Trainer, method: L.LightningModule) -> None:
+        state, epoch = self.state, trainer.current_epoch
+        row = {"epoch": epoch, **self._rates(trainer), **_logged(trainer)}
+        validated = self._validate(trainer, method, epoch)
+        state.history.append(row | validated)
+        seconds = time.monotonic() - self.began
+        state.seconds += seconds
+        if torch.cuda.is_available():
+            peak = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+            state.gpu_memory_mb = max(state.gpu_memory_mb, peak)
+        self.run.save_table("history", pd.DataFrame(state.history))
+        last = checkpoints.write(self.folder / "last.ckpt", trainer.save_checkpoint)
+        if self.how.keep_epochs:
+            checkpoints.copy(last, _numbered(self.folder, epoch))
+        # After last.ckpt: cut short in between, the best weights are those that it holds.
+        if validated and state.best_epoch == epoch and self.check.by != "last":
+            backbones.save(method.kept, self.best, _so_far(self.key, epoch), _heads(method))
+        for name, value in state.history[-1].items():
+            self.board.add_scalar(name, value, epoch)
+        self.board.flush()
+        self._log(state.history[-1], seconds)
+        trainer.should_stop = self.is_done()
+        self.began, self.images, self.rates = time.monotonic(), 0, {}
+
+    def _rates(self, trainer: L.Trainer) -> dict[str, float]:
+        first = trainer.optimizers[0].param_groups[0].get("name", "")
+        named = {f"lr/{name}": rate for name, rate in self.rates.items() if name not in ("", first)}
+        return {"lr": self.rates[first], **named}
+
+    def _validate(
+        self, trainer: L.Trainer, method: L.LightningModule, epoch: int
+    ) -> dict[str, float]:
+        """Measure, if it is time to, and compare with the best epoch so far."""
+        check, state, ends = self.check, self.state, epoch + 1 == self.how.epochs
+        if check is None or check.by == "last":
+            state.best_epoch = epoch
+        if check is None or not (ends or (epoch + 1) % check.every == 0):
+            return {}
+        modes = {module: module.training for module in method.modules()}
+        method.eval()
+        with torch.no_grad():
+            found = check.measure()
+        method.to(trainer.strategy.root_device)
+        for module, mode in modes.items():  # a frozen part may be in eval mode
+            module.training = mode
+        if check.by != "last":
+            value = found[check.by]
+            worth = -math.inf if math.isnan(value) else -value if check.by == "loss" else value
+            state.stale += 1
+            if state.best_epoch is None or worth > state.best:
+                state.best, state.best_epoch, state.stale = worth, epoch, 0
+            if (plateau := getattr(method, "plateau", None)) is not None:
+                plateau.step(value)
+                state.plateau = plateau.state_dict()
+        return {f"val/{name}": float(value) for name, value in found.items()}
+
+    def _log(self, row: dict[str, float], seconds: float) -> None:
+        log, state, epochs = self.run.logger, self.state, self.how.epochs
+        said = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        left = (epochs - row["epoch"] - 1) * state.seconds / len(state.history)
+        pace = f"{seconds:.1f} s, {self.images / seconds:.0f} images/s, {_span(left)} left"
+        log.info("epoch %d of %d: %s (%s)", row["epoch"] + 1, epochs, said, pace)
+        if self.is_done() and row["epoch"] + 1 < epochs:
+            tries = f"{state.stale} validations without a gain in {self.check.by}"
+            log.info("the fit ends here: %s since epoch %d", tries, state.best_epoch + 1)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: object, checkpoint: dict) -> None:
+        checkpoint["clipfh"] = asdict(self.state)
+
+    # --- at the end of the fit ------------------------------------------------------------------
+
+    def keep_best(self, method: L.LightningModule) -> None:
+        """Give the method the best epoch's weights, and write them as those of a finished fit."""
+        state, heads = self.state, _heads(method)
+        if state.best_epoch != state.history[-1]["epoch"]:
+            key = _so_far(self.key, state.best_epoch)
+            if not any(
+                backbones.restore(method.kept, self.best, k, heads) for k in (key, self.key)
+            ):
+                raise InputError(f"{self.best} was changed while the fit ran: run it again")
+        self.run.save_table("history", pd.DataFrame(state.history))
+        content = {"key": self.key, "facts": state.facts()}
+        content["history_sha256"] = files.sha256(self.run.folder / "history.csv")
+        files.write_sealed(self.folder / "fit.json", content)
+        backbones.save(method.kept, self.best, self.key, heads)
+
+
+def _logged(trainer: L.Trainer) -> dict[str, float]:
+    """Means over the epoch of all that the method logged."""
+    logged = trainer.callback_metrics
+    twice = {f"{name}_{part}" for name in logged for part in ("step", "epoch")}  # if both are
+    return {name: float(value) for name, value in logged.items() if name not in twice}
+
+
+def _board(folder: Path, epoch: int) -> SummaryWriter:
+    """TensorBoard's file from an epoch on; what earlier files say of it is passed over."""
+    try:
+        return SummaryWriter(str(files.make(folder)), purge_step=epoch)
+    except OSError as error:
+        raise files.unwritable(folder, error) from None
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether an error says that memory is used up; the CPU's allocator has no class of its own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(sign in str(error) for sign in ("DefaultCPUAllocator", "ALLOC_FAILED"))
+
+
+def _span(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+
+
+class _Bar(TQDMProgressBar):
+    """A bar for each epoch, and the time that is left of the fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = 0.0
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        if time.monotonic() - self.drawn > REFRESH:
+            super().on_train_batch_end(trainer, *args)
+            self.drawn = time.monotonic()
+
+
+def _is_watched() -> bool:
+    """Whether somebody sees a bar: a terminal, or a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
 
 
 @contextmanager
@@ -200,38 +547,3 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(before)
-
-
-def _seal(checkpoint: Path) -> None:
-    """Put the SHA-256 of a checkpoint behind it, as the comment that a zip file may end with.
-
-    So both are moved into place as one. Torch and its check sums pass over many a changed bit.
-    """
-    with checkpoint.open("r+b") as file:
-        file.seek(-2, os.SEEK_END)  # the length of the comment, 0 until now
-        file.write(HEX.to_bytes(2, "little"))
-    content = files.sha256(checkpoint)
-    with checkpoint.open("ab") as file:
-        file.write(content.encode())
-
-
-def _is_sealed(checkpoint: Path) -> bool:
-    content = np.memmap(checkpoint, np.uint8, "r")
-    return hashlib.sha256(content[:-HEX]).hexdigest().encode() == content[-HEX:].tobytes()
-
-
-def _can_resume(checkpoint: Path, run: Run, key: str) -> bool:
-    """Whether a checkpoint of this very fit is there; a damaged one is told of."""
-    if not checkpoint.is_file():
-        return False
-    try:
-        if not _is_sealed(checkpoint):
-            raise ValueError("it is not what was written")
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)["clipfh"]["key"]
-    except Exception as error:  # a damaged file can make a reader raise nearly anything
-        reason = next(iter(str(error).splitlines()), repr(error))
-        run.logger.warning("checkpoints/last.ckpt is damaged, the fit starts anew (%s)", reason)
-        return False
-    if found == key:
-        run.logger.info("taking up the fit at checkpoints/last.ckpt")
-    return found == key
