@@ -1,5 +1,6 @@
 """What may stand in the recipes of the methods that train: the fit, its losses, its prompts."""
 
+from string import Formatter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -18,7 +19,8 @@ from clipfh_lib.schema import (
 )
 
 NotNegative = Annotated[float, Field(ge=0)]
-Level = Literal["before", "last", "projected"]  # of an image tower, see models.towers.levels
+# Of an image tower, see models.towers.levels; guided: of PromptSG alone
+Level = Literal["before", "last", "projected", "guided"]
 
 
 class OptimParams(LoopParams):
@@ -209,7 +211,7 @@ class ClipReidEncoderParams(TrainedParams):
 class GuideParams(Frozen):
     """PromptSG: a word from the image, and what reads the patches by it."""
 
-    template: str = "A photo of a {word} hand."
+    template: str = "A photo of a {word} hand."  # also {aspect}, {side}, of the whole data set
     fixed: str = "A photo of a hand."  # the sentence without the word
     test: Literal["composed", "fixed"] = "composed"
     hidden: PositiveInt = 512  # of the inversion network
@@ -217,8 +219,37 @@ class GuideParams(Frozen):
     self_layers: int = Field(2, ge=0)
     dropout: float = Field(0, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _sentences(self) -> Self:
+        for name, said in {"template": self.template, "fixed": self.fixed}.items():
+            try:
+                fields = [field for _, field, _, _ in Formatter().parse(said) if field is not None]
+            except ValueError as error:
+                raise ValueError(f"guide.{name}: {error} in {said!r}") from None
+            if fields.count("word") != (name == "template"):
+                raise ValueError("{word} stands once in guide.template, and not in guide.fixed")
+            if wrong := set(fields) - {"word", "aspect", "side"}:
+                raise ValueError(
+                    f"guide.{name}: {{{min(wrong)}}} is none of {{word}}, {{aspect}}, {{side}}"
+                )
+        return self
+
 
 class PromptSgParams(TrainedParams):
     """06_prompt_sg."""
 
+    loss_id_levels: list[Level] = ["guided"]
+    loss_triplet_levels: list[Level] = ["last", "projected", "guided"]
+    loss_use_supcon: bool = True  # an image and the sentence with its word, both directions
+    loss_weight_supcon: NotNegative = 0.5
+    feature: list[Level] = ["guided"]
     guide: GuideParams = GuideParams()
+
+    @model_validator(mode="after")
+    def _texts(self) -> Self:
+        if self.loss_use_i2t:
+            raise ValueError(
+                "loss_use_i2t needs a text of each person, here each image has its own; "
+                "take loss_use_supcon"
+            )
+        return self

@@ -112,6 +112,42 @@ def test_a_projection_changes_the_width_of_what_is_compared_but_not_of_what_meet
     assert torch.isfinite(one.total(one(levels, TARGETS, texts(), TARGETS)))
 
 
+def test_another_main_level_takes_margins_centre_supcon_and_projection():
+    keys = {f"loss_use_{n}": True for n in ("arcface", "cosface", "center", "image_supcon")}
+    widths, draw = {**WIDTHS, "guided": 5}, torch.Generator().manual_seed(3)
+    levels = {**some_levels(), "guided": torch.randn(6, 5, generator=draw)}
+    changed = {
+        name: torch.randn(features.shape, generator=draw) for name, features in levels.items()
+    }
+    for projection in (None, 8):
+        one = Objective(
+            recipe(**OFF, **keys, projection=projection), widths, PEOPLE, main="guided"
+        ).eval()
+        assert one.arcface.classifier.weight.shape[1] == (projection or 5)
+        here = one(levels, TARGETS)
+        same = one({**changed, "guided": levels["guided"]}, TARGETS)
+        other = one({**levels, "guided": changed["guided"]}, TARGETS)
+        assert here == same and all(here[name] != other[name] for name in here)
+        logits = one.logits(levels)
+        assert torch.equal(logits, one.logits({**changed, "guided": levels["guided"]}))
+        assert not torch.equal(logits, one.logits({**levels, "guided": changed["guided"]}))
+
+
+def test_texts_of_single_images_belong_together_by_person():
+    one = build(**OFF, loss_use_supcon=True, loss_use_infonce=True)
+    levels = some_levels()
+    words = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
+    terms = one(levels, TARGETS, words)
+    images, unit = F.normalize(levels["projected"], dim=1), F.normalize(words, dim=1)
+    table, by_hand = images @ unit.T / 0.07, 0.0
+    for log_prob in (table.log_softmax(dim=1), table.T.log_softmax(dim=1)):
+        for i in range(6):
+            own = [j for j in range(6) if TARGETS[j] == TARGETS[i]]
+            by_hand -= sum(log_prob[i, j] for j in own) / len(own) / 6
+    torch.testing.assert_close(terms["supcon"], by_hand)
+    torch.testing.assert_close(terms["infonce"], losses.info_nce(images, unit, 1 / 0.07))
+
+
 def test_the_feature_is_the_levels_side_by_side_before_or_behind_the_neck():
     levels = some_levels()
     keys = {"feature": ["last", "projected"], "loss_id_levels": ["last", "projected"]}

@@ -23,14 +23,15 @@ class Objective(nn.Module):
         p: the recipe.
         widths: of each level, from the backbone (`towers.widths`).
         people: P, how many targets there are.
+        main: the level that ArcFace, CosFace, centre and image SupCon take, and the projection.
 
     Raises:
         InputError: a level that the backbone has not.
     """
 
-    def __init__(self, p: LossParams, widths: dict[str, int], people: int):
+    def __init__(self, p: LossParams, widths: dict[str, int], people: int, main: str = "projected"):
         super().__init__()
-        self.p = p
+        self.p, self.main = p, main
         asked = {"loss_id_levels": p.loss_id_levels, "loss_triplet_levels": p.loss_triplet_levels}
         for name, levels in {**asked, "feature": p.feature}.items():
             for level in set(levels) - set(widths):
@@ -38,9 +39,9 @@ class Objective(nn.Module):
         widths = dict(widths)
         self.projection = None
         if p.projection is not None:
-            self.projection = Projection(widths["projected"], p.projection)
-            widths["projected"] = p.projection
-        last, scale = widths["projected"], p.loss_arcface_scale
+            self.projection = Projection(widths[main], p.projection)
+            widths[main] = p.projection
+        last, scale = widths[main], p.loss_arcface_scale
         if p.loss_use_id:
             heads = {level: Classifier(widths[level], people) for level in p.loss_id_levels}
             self.id = nn.ModuleDict({name: self._necked(head) for name, head in heads.items()})
@@ -60,7 +61,7 @@ class Objective(nn.Module):
     def _shaped(self, levels: Levels) -> Levels:
         if self.projection is None:
             return levels
-        return {**levels, "projected": self.projection(levels["projected"])}
+        return {**levels, self.main: self.projection(levels[self.main])}
 
     def forward(
         self,
@@ -74,8 +75,10 @@ class Objective(nn.Module):
         Args:
             levels: level -> (B, width).
             targets: (B,) index of each image's person, 0..P-1.
-            texts: features of all texts that there are, (T, D); for losses with text.
-            text_ids: (B,) row of `texts` that belongs to each image.
+            texts: features of all texts that there are, (T, D); for losses with text, which hold
+                them against the level `projected` as the encoder gives it.
+            text_ids: (B,) row of `texts` that belongs to each image; none: each image has a text
+                of its own, (B, D), and those of one person belong together.
 
         Returns:
             Scalars.
@@ -89,7 +92,7 @@ class Objective(nn.Module):
             found["id"] = sum(F.cross_entropy(each, targets, **smooth) for each in logits)
         for name in ("arcface", "cosface"):
             if name in self.on:
-                logits = _logits(getattr(self, name)(levels["projected"], targets))
+                logits = _logits(getattr(self, name)(levels[self.main], targets))
                 found[name] = F.cross_entropy(logits, targets, **smooth)
         if p.loss_use_triplet:
             found["triplet"] = sum(
@@ -97,33 +100,36 @@ class Objective(nn.Module):
                 for each in (self._metric(levels[name]) for name in p.loss_triplet_levels)
             )
         if p.loss_use_center:
-            found["center"] = self.center(self._metric(levels["projected"]), targets)
+            found["center"] = self.center(self._metric(levels[self.main]), targets)
         if p.loss_use_image_supcon:
             found["image_supcon"] = _or_nothing(
                 losses.supervised_contrastive,
-                levels["projected"],
+                levels[self.main],
                 targets,
                 p.loss_image_temperature,
             )
         if texts is not None:
-            found |= self._with_text(raw, texts, text_ids)
+            found |= self._with_text(raw, texts, text_ids, targets)
         return {name: found[name] for name in self.on}
 
     def _metric(self, features: Tensor) -> Tensor:
         return F.normalize(features.float(), dim=1) if self.p.loss_normalise else features
 
-    def _with_text(self, images: Tensor, texts: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    def _with_text(
+        self, images: Tensor, texts: Tensor, ids: Tensor | None, targets: Tensor
+    ) -> dict[str, Tensor]:
         p, warmth = self.p, self.p.loss_text_temperature
         if p.loss_text_normalise:
             images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
+        own, whose = (texts, targets) if ids is None else (texts[ids], ids)
         found = {}
         if p.loss_use_supcon:
-            pairs = images, texts[ids], ids, warmth
+            pairs = images, own, whose, warmth
             found["supcon"] = losses.image_to_text(*pairs) + losses.text_to_image(*pairs)
         if p.loss_use_i2t:
             found["i2t"] = losses.image_to_people(images, texts, ids, p.loss_smoothing, warmth)
         if p.loss_use_infonce:
-            found["infonce"] = losses.info_nce(images, texts[ids], 1 / warmth)
+            found["infonce"] = losses.info_nce(images, own, 1 / warmth)
         return found
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -142,7 +148,7 @@ class Objective(nn.Module):
             return _logits(self.id[name](shaped[name]))
         for name in ("arcface", "cosface"):
             if name in self.on:
-                return _logits(getattr(self, name)(shaped["projected"]))
+                return _logits(getattr(self, name)(shaped[self.main]))
         if texts is not None and self.p.loss_use_i2t:
             images = levels["projected"]
             if self.p.loss_text_normalise:
