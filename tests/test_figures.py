@@ -583,9 +583,38 @@ def test_rows_without_re_ranking_of_two_recipes_are_drawn_once():
     )
     labels = list(style.series(frame)["label"].unique())
     assert labels == ["default pretrained", "rerank pretrained_reranked", "flip pretrained"]
-    assert style.series(frame.assign(seed=[0] * 3 + [1] * 9))["label"].nunique() == 4
+    again = frame.assign(seed=[0] * 3 + [1] * 9)
+    assert style.series(again)["label"].nunique() == 3, "no seed is in pretrained weights"
+    again["weights"] = again["weights"].str.replace("pre", "")
+    assert style.series(again)["label"].nunique() == 4
 
 
 def test_where_nothing_can_be_named_the_figure_says_so(recwarn):
     figure = figures.confusion(pd.DataFrame(0, index=[], columns=["a", "b"]), "demo_hd")
     assert "nothing to name" in figure.axes[0].texts[0].get_text() and not recwarn.list
+
+
+def test_the_start_that_each_method_measures_again_is_drawn_once_and_equal_names_are_told_apart():
+    def of(notebook, method, weights, value, overrides="", tail=""):
+        ranks = pd.DataFrame({"rank": [1, 2, 3], "value": [value, value + 0.1, 0.9]})
+        names = {"dataset": "demo", "method": method, "backbone": "demo", "seed": 0}
+        place = {"test_aspect": "all", "gallery": "default", "run": f"demo-demo-seed0{tail}"}
+        more = {"recipe": "demo", "weights": weights, "overrides": overrides}
+        return ranks.assign(**names, **place, **more, notebook=notebook)
+
+    frame = pd.concat(
+        [
+            of("02_zero_shot", "zero_shot", "pretrained", 0.3),
+            of("03_fine_tune", "fine_tune", "pretrained", 0.3),
+            of("03_fine_tune", "fine_tune", "trained", 0.5),
+            of("05_clip_reid_encoder", "clip_reid_encoder", "trained", 0.6),
+            of("05_clip_reid_encoder", "clip_reid_encoder", "trained", 0.4,
+               "prompts.shuffle: true", "-0a1b2c3d"),
+        ]
+    )  # fmt: skip
+    assert list(style.series(frame)["label"].unique()) == [
+        "zero_shot pretrained",
+        "fine_tune trained",
+        "clip_reid_encoder trained",
+        "clip_reid_encoder trained (prompts.shuffle: true)",
+    ]

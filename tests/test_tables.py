@@ -86,6 +86,34 @@ def test_curves_of_runs_are_read_with_what_names_each_run(tmp_path):
         tables.read_curves(runs, "det")
 
 
+def test_overrides_are_told_in_words_and_printed_for_the_name_of_the_run(tmp_path):
+    plain = folder(tmp_path / "05_clip_reid_encoder" / "demo-demo-seed0", metrics())
+    name = "demo-demo-seed0-0a1b2c3d"
+    other = folder(tmp_path / "05_clip_reid_encoder" / name, metrics(shift=0.01))
+    with (other / "params.yaml").open("a") as file:
+        file.write("overrides: {prompts.shuffle: true, model.weights: outputs/x/best}\n")
+    table = tables.comparison(tables.read_runs([plain, other]))
+    assert set(table["overrides"]) == {"", "model.weights: best, prompts.shuffle: true"}
+    shown = tables.printed(table)
+    assert {"run", "notebook"}.isdisjoint(shown) and "overrides" in shown
+    told = tables.printed(table.assign(overrides=""))
+    assert set(told["run"]) == {"demo-demo-seed0", name}, "else nothing would tell them apart"
+
+
+def test_what_every_run_measures_again_is_kept_once_and_what_was_trained_always(tmp_path):
+    both = []
+    for number, method in enumerate(("fine_tune", "prompt_sg")):
+        own = pd.concat([metrics(), metrics(weights=("pretrained",)).assign(weights="trained")])
+        at = tmp_path / f"0{number}" / "demo-demo-seed0"
+        both.append(folder(at, own.assign(method=method, seed=number)))
+    table = tables.comparison(tables.read_runs(both))
+    assert len(table) == 8
+    once = tables.once(table)
+    assert sorted(once["weights"]) == ["pixels", "pretrained", "trained", "trained", "untrained"]
+    changed = table.assign(far_rank1=table["far_rank1"] + 0.001 * (table["method"] == "prompt_sg"))
+    assert len(tables.once(changed)) == 8, "other numbers are another measurement"
+
+
 # --- comparison --------------------------------------------------------------------------------
 
 

@@ -174,15 +174,21 @@ def cmc(
 
 
 def compare(
-    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 10_000, seed: int = 0
+    first: pd.DataFrame | Sequence[pd.DataFrame],
+    second: pd.DataFrame | Sequence[pd.DataFrame],
+    resamples: int = 10_000,
+    seed: int = 0,
+    subsets: Sequence[str] = tuple(trials.SUBSETS),
 ) -> pd.DataFrame:
     """Compare two methods on the same queries, paired over people; see `intervals.compare`.
 
     Args:
-        first: ranks of one method with one kind of weights, as `ranks.csv` holds them.
+        first: ranks of one method with one kind of weights, as `ranks.csv` holds them; of several
+            runs that differ in the seed of their training a table each, see `over_seeds`.
         second: those of the other.
         resamples: of people and of signs.
         seed: of both draws.
+        subsets: which ones.
 
     Returns:
         Columns `direction, test_aspect, gallery, subset, metric, difference, low, high, p, queries,
@@ -191,25 +197,73 @@ def compare(
     Raises:
         InputError: if the queries of the two are not the same.
     """
-    same = ["direction", "test_aspect", "trial", "gallery", "query"]
-    first, second = (each.sort_values(same, ignore_index=True) for each in (first, second))
-    if not first[same].equals(second[same]):
-        raise InputError("the two runs do not rank the same queries: they need the same split")
-    both = [query_values(parse_ranks(each["ranks"])) for each in (first, second)]
-    gap, frames = gap_column(first), []
-    for key, group in groups(first):
-        numbers = np.unique(first["trial"].to_numpy()[group])
-        for subset in trials.SUBSETS:
-            mine = group[trials.in_subset(gap[group], subset) & ~np.isnan(both[0][group, 0])]
-            if not len(mine):
-                continue
-            (one, counts), (other, _) = (sums_of(first, mine, v[mine], numbers) for v in both)
-            found = intervals.compare(one, other, counts, resamples, seed)._asdict()
-            size = {"queries": counts.sum(axis=0).mean(), "people": len(counts)}
-            frames.append(
-                pd.DataFrame({**key, "subset": subset, "metric": METRICS, **found, **size})
-            )
+    tables = [[one] if isinstance(one, pd.DataFrame) else list(one) for one in (first, second)]
+    ranks, *values = _aligned(tables)
+    frames = []
+    for key, sums, counts in _subset_sums(ranks, values, subsets):
+        found = intervals.compare(*sums, counts, resamples, seed)._asdict()
+        size = {"queries": counts.sum(axis=0).mean(), "people": len(counts)}
+        frames.append(pd.DataFrame({**key, "metric": METRICS, **found, **size}))
     return pd.concat(frames, ignore_index=True).drop(columns="weights")
+
+
+def over_seeds(
+    runs: Sequence[pd.DataFrame],
+    resamples: int = 10_000,
+    seed: int = 0,
+    subsets: Sequence[str] = tuple(trials.SUBSETS),
+) -> pd.DataFrame:
+    """Mean over runs that differ in the seed of their training alone, with its interval.
+
+    What a query scored is averaged over the runs before people are resampled, so the interval is
+    that of their mean for other people; how much seeds differ is not in it.
+
+    Args:
+        runs: their ranks, each with one kind of weights.
+        resamples: how often people are drawn.
+        seed: of that draw.
+        subsets: which ones.
+
+    Returns:
+        Columns `direction, test_aspect, gallery, subset, metric, value, low, high, queries,
+        people`.
+
+    Raises:
+        InputError: if they do not rank the same queries.
+    """
+    ranks, values = _aligned([list(runs)])
+    frames = []
+    for key, (sums,), counts in _subset_sums(ranks, [values], subsets):
+        value = intervals.trial_means(sums, counts).mean(axis=0)
+        ends = intervals.interval(sums, counts, resamples, seed)._asdict()
+        size = {"queries": counts.sum(axis=0).mean(), "people": len(counts)}
+        frames.append(pd.DataFrame({**key, "metric": METRICS, "value": value, **ends, **size}))
+    return pd.concat(frames, ignore_index=True).drop(columns="weights")
+
+
+def _aligned(methods: Sequence[Sequence[pd.DataFrame]]) -> list:
+    """The first table in a fixed order, then of each method what its runs scored on average."""
+    same = ["direction", "test_aspect", "trial", "gallery", "query"]
+    tables = [[one.sort_values(same, ignore_index=True) for one in runs] for runs in methods]
+    first = tables[0][0]
+    if not all(one[same].equals(first[same]) for runs in tables for one in runs):
+        raise InputError("the two runs do not rank the same queries: they need the same split")
+    scored = [[query_values(parse_ranks(one["ranks"])) for one in runs] for runs in tables]
+    return [first, *(np.mean(runs, axis=0) for runs in scored)]
+
+
+def _subset_sums(
+    ranks: pd.DataFrame, values: Sequence[np.ndarray], subsets: Sequence[str]
+) -> Iterator[tuple[dict[str, str], list[np.ndarray], np.ndarray]]:
+    """Names, people's sums of each of `values`, and counts, for every subset that has queries."""
+    gap = gap_column(ranks)
+    for key, group in groups(ranks):
+        numbers = np.unique(ranks["trial"].to_numpy()[group])
+        for subset in subsets:
+            mine = group[trials.in_subset(gap[group], subset) & ~np.isnan(values[0][group, 0])]
+            if len(mine):
+                sums = [sums_of(ranks, mine, each[mine], numbers) for each in values]
+                yield {**key, "subset": subset}, [each for each, _ in sums], sums[0][1]
 
 
 def query_values(ranks: np.ndarray) -> np.ndarray:

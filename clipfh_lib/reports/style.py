@@ -142,7 +142,8 @@ def _look(of: tuple) -> dict:
 def series(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a column `label`, one per run and weights; what is equal stands once.
 
-    Equal are the `pixels` of all runs, and plain rows of recipes that differ in re-ranking.
+    Equal are the `pixels` of all runs, plain rows of recipes that differ in re-ranking, and weights
+    that no run trained, which every method that starts from them measures again.
     """
     if "label" not in frame:
         named = "method" in frame or "backbone" in frame
@@ -160,14 +161,22 @@ def series(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _doubles(frame: pd.DataFrame, columns: list[str]) -> list[str]:
-    """Labels of a run whose every number is that of another recipe with all else alike."""
+    """Labels of a run whose every number is that of another recipe with all else alike.
+
+    Of weights that no run trained, neither method nor seed count.
+    """
     if "recipe" not in frame:
         return []
-    alike = [c for c in ("dataset", "method", "backbone", "seed", "weights") if c in frame]
+    who = frame[[c for c in ("dataset", "method", "backbone", "seed", "weights") if c in frame]]
+    who = who.astype(str)
+    taught = frame["weights"].str.startswith("trained")
+    for column in who.columns.intersection(["method", "seed"]):
+        who[column] = who[column].where(taught, "")
     seen, doubled, kept = set(), set(), set()
-    for (_, label, *who), part in frame.groupby(["recipe", "label", *alike], sort=False):
+    names = [frame["recipe"], frame["label"], *(who[column] for column in who)]
+    for (_, label, *of), part in frame.groupby(names, sort=False):
         numbers = pd.util.hash_pandas_object(part[columns].round(9), index=False)
-        print_ = (*who, tuple(sorted(numbers)))
+        print_ = (*of, tuple(sorted(numbers)))
         (doubled if print_ in seen and len(part) > 1 else kept).add(label)
         seen.add(print_)
     return sorted(doubled - kept)

@@ -3,6 +3,7 @@
 Numbers are fractions 0..1 until `printed`, which alone writes percent. Nothing is saved here.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ COLUMNS = (
     "far_mAP",
 )
 SHORT = ("rank1", "mAP", "mAP_trapezoid", "far_rank1", "far_mAP")
-RUN = ["dataset", "notebook", "run", "method", "backbone", "recipe", "seed"]  # what names a run
+RUN = ["dataset", "notebook", "run", "method", "backbone", "recipe", "seed", "overrides"]  # a run
 VIEW = ["weights", "direction", "test_aspect", "gallery"]  # what is told apart within it
 WORDS = {  # headings in print
     "rank1": "rank-1",
@@ -50,6 +51,7 @@ WORDS = {  # headings in print
     "train_dataset": "train data set",
     "train_aspect": "train aspect",
 }
+SHORT_TEXT = 32  # letters of overrides that a label may hold
 RANKS = ("median_rank", "mean_rank")  # metrics that are no fractions
 
 
@@ -66,6 +68,15 @@ def remark(dataset: str, limited: bool = False) -> str:
     """What a reader must be told of numbers from this data set, if anything."""
     said = ["demo figures"] if str(dataset).startswith("demo") else []
     return "; ".join(said + ["limited run"] * bool(limited))
+
+
+def spoken(overrides: dict[str, object] | None) -> str:
+    """Overrides as text, "fit.epochs: 1, model.weights: best.safetensors": of a path its end."""
+    said = []
+    for key, value in sorted((overrides or {}).items()):
+        text = str(value).rsplit("/", 1)[-1] if isinstance(value, str) else json.dumps(value)
+        said.append(f"{key}: {text}")
+    return ", ".join(said)
 
 
 # --- run folders -------------------------------------------------------------------------------
@@ -89,8 +100,8 @@ def read_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
     listed by `incomplete`. Runs without metrics (the preparation of data) add no row.
 
     Returns:
-        The columns of metrics.csv, and `notebook`, `run` (the folders' names) and `limited`
-        (data.limit was set).
+        The columns of metrics.csv, and `notebook`, `run` (the folders' names), `overrides` (as
+        `spoken` has them) and `limited` (data.limit was set).
 
     Raises:
         InputError: no folder at all holds a complete run with metrics.
@@ -106,8 +117,8 @@ def read_curves(folders: Iterable[str | Path], name: str = "cmc") -> pd.DataFram
         name: of the file, without .csv.
 
     Returns:
-        The columns of the file, and `dataset, method, backbone, recipe, seed, notebook, run,
-        limited`, as in `read_runs`.
+        The columns of the file, and `dataset, method, backbone, recipe, seed, overrides, notebook,
+        run, limited`, as in `read_runs`.
 
     Raises:
         InputError: no folder at all holds a complete run with such curves.
@@ -123,6 +134,7 @@ def _read(folders: Iterable[str | Path], name: str) -> pd.DataFrame:
             frame = pd.read_csv(folder / f"{name}.csv", dtype=dict.fromkeys(text, str))
             params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) or {}
             who = {key: params[key] for key in RUN if key in params and key not in frame}
+            who["overrides"] = spoken(params.get("overrides"))
             limit = (params.get("data") or {}).get("limit") or {}
             who["limited"] = any(value is not None for value in limit.values())
             found.append(frame.assign(**who, notebook=folder.parent.name, run=folder.name))
@@ -205,20 +217,37 @@ def chief(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["test_aspect"] == "all") | ~pooled].reset_index(drop=True)
 
 
+def once(table: pd.DataFrame) -> pd.DataFrame:
+    """A comparison without rows that repeat another's numbers, the first of which is kept.
+
+    `pixels` and weights that nobody trained are measured again by every run of a backbone.
+    """
+    of = [name for name in ("dataset", "backbone", *VIEW) if name in table]
+    numbers = [name for name in table if name in COLUMNS]
+    again = table.assign(backbone=table["backbone"].where(table["weights"] != "pixels", "none"))
+    again[numbers] = again[numbers].round(9)
+    kept = table["weights"].isin(["trained", "trained_reranked"])
+    return table[kept | ~again.duplicated([*of, *numbers])].reset_index(drop=True)
+
+
 def printed(table: pd.DataFrame, columns: Sequence[str] = SHORT) -> pd.DataFrame:
     """The comparison (or the rows beside published ones) as text: percent, `72.3 [65.1, 79.0]`.
 
     Columns that say the same in every row are left out, but never data set, weights, aspect and
-    gallery, without which a number means nothing; nor is an empty one kept. Queries are the mean
-    of the trials, and the people they show stand behind them.
+    gallery, without which a number means nothing; nor is an empty one kept, or the name of a run
+    that its axes tell from the others. Queries are the mean of the trials, and the people they show
+    stand behind them.
     """
+    axes = [name for name in (*RUN, *VIEW) if name in table and name not in ("notebook", "run")]
+    if "overrides" in axes and not table.duplicated(axes).any():
+        table = table.drop(columns=["notebook", "run"], errors="ignore")
     keep = ["dataset", "weights", "test_aspect", "gallery", "remark"]
     hidden = ("queries", "people", "_low", "_high")  # shown below, or with their number
     made = {}
     for name in table.columns:
         if name in columns:
             if table[name].notna().any():
-                made[_heading(name)] = _with_intervals(table, name)
+                made[heading(name)] = _with_intervals(table, name)
         elif name not in COLUMNS and not name.endswith(hidden):
             text = ["" if pd.isna(cell) else str(cell) for cell in table[name]]
             if any(text) and (name in keep or len(set(text)) > 1):
@@ -233,7 +262,8 @@ def printed(table: pd.DataFrame, columns: Sequence[str] = SHORT) -> pd.DataFrame
     return frame[[name for name in frame if name not in last] + last]
 
 
-def _heading(name: str) -> str:
+def heading(name: str) -> str:
+    """How a column of `comparison` is headed in print: metric, subset and unit."""
     subset, _, metric = (
         name.rpartition("_") if name.startswith(("far_", "gap_")) else ("", "", name)
     )
@@ -269,8 +299,8 @@ def summary(
     for note in () if notes is None else notes.itertuples():
         where = [note.weights, note.test_aspect, note.gallery]
         rows = (table[["weights", "test_aspect", "gallery"]] == where).all(axis=1)
-        if (heading := _heading(note.metric)) in shown:
-            shown.loc[rows, heading] += " †"
+        if (name := heading(note.metric)) in shown:
+            shown.loc[rows, name] += " †"
     doubtful = shown.apply(lambda row: row.astype(str).str.endswith("†").any(), axis=1)
     if doubtful.any():
         remarks = shown.get("remark", pd.Series("", shown.index))
@@ -318,9 +348,12 @@ def labels(metrics: pd.DataFrame) -> pd.Series:
     for part in reversed(parts):
         text = part.where(metrics["weights"] != "pixels", "") + " " + text
     text = text.str.strip()
-    if "run" in metrics:  # overrides alone may tell two runs apart: eight signs at the end
+    if "run" in metrics:  # overrides alone may tell two runs apart: short ones, or eight signs
         runs = metrics.groupby(text)["run"].transform("nunique")
         tail = metrics["run"].str.extract(r"-([0-9a-f]{8})$")[0].fillna("")
+        if "overrides" in metrics:
+            said = metrics["overrides"].fillna("")
+            tail = tail.where(~said.str.len().between(1, SHORT_TEXT), said)
         several = (runs > 1) & (metrics["weights"] != "pixels") & (tail != "")
         text = text.where(~several, text + " (" + tail + ")")
     return text
