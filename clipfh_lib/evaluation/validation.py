@@ -68,7 +68,8 @@ def _ranks(
             here = slice(start, start + BLOCK)
             with np.errstate(invalid="ignore"):
                 scores = search.similarity(array[here], array, distance)
-            yield np.where(left_out[here] | np.isnan(scores), -np.inf, scores)
+            scores = np.where(np.isnan(scores), np.finfo(np.float32).min, scores)
+            yield np.where(left_out[here], -np.inf, scores)
 
     found = search.from_scores(search.Trial(every, every, pids, pids), blocks()).ranks
     # What is left out is right and has the lowest score, so it stands last and moves nothing.
