@@ -176,7 +176,24 @@ class LearnedPrompts(Frozen):
     """Prompts with learnable tokens in the place of {tokens}; the rest are words."""
 
     tokens: PositiveInt = 4  # M, of each person
-    templates: list[str] = ["A photo of a {tokens} hand."]  # also {aspect}, {side}
+    start: Literal["normal", "X"] = "normal"  # small at random, or the embedding of the word X
+    templates: list[str] = Field(["A photo of a {tokens} hand."], min_length=1)
+
+    @model_validator(mode="after")
+    def _fields(self) -> Self:
+        for template in self.templates:
+            try:
+                parts = list(Formatter().parse(template))
+            except ValueError as error:
+                raise ValueError(f"prompts.templates: {error} in {template!r}") from None
+            named = [name for _, name, _, _ in parts if name is not None]
+            plain = all(not how and not kind for _, _, how, kind in parts)
+            if named.count("tokens") != 1 or set(named) - {"tokens", "aspect", "side"} or not plain:
+                raise ValueError(
+                    "prompts.templates: {tokens} stands once in each, beside it {aspect} and "
+                    f"{{side}} at the most; not so in {template!r}"
+                )
+        return self
 
 
 class ClipReidPromptsParams(Common):
@@ -189,16 +206,23 @@ class ClipReidPromptsParams(Common):
     prompts: LearnedPrompts = LearnedPrompts()
     loss_text_normalise: bool = False
     loss_text_temperature: Positive = 1
-    embed: EmbedParams = EmbedParams()
     loader: LoaderParams = LoaderParams()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    @model_validator(mode="after")
+    def _without_validation(self) -> Self:
+        if self.fit.schedule == "plateau":
+            raise ValueError("fit.schedule plateau needs validation, which prompts have not")
+        return self
 
 
 class UsedPrompts(Frozen):
     """Which learned prompts the second stage takes."""
 
     run: str | None = None  # a run folder of 04; none: that of the same axes, made if missing
+    recipe: str | None = None  # of clip_reid_prompts; none: that of the same name
     shuffle: bool = False  # permuted between people: does the text matter?
+    lr: Positive = 1e-4  # where they train on
 
 
 class ClipReidEncoderParams(TrainedParams):
@@ -206,6 +230,17 @@ class ClipReidEncoderParams(TrainedParams):
 
     prompts: UsedPrompts = UsedPrompts()
     learn_prompts: bool = False  # the prompts train on with the encoder
+
+    @model_validator(mode="after")
+    def _text(self) -> Self:
+        if not (self.loss_use_i2t or self.loss_use_supcon or self.loss_use_infonce):
+            raise ValueError(
+                "no loss reads the prompts: set loss_use_i2t, loss_use_supcon or loss_use_infonce "
+                "to true; without text it is 03_fine_tune"
+            )
+        if "text" not in self.fit.frozen:
+            raise ValueError("fit.frozen must hold text: the prompts were learned for this encoder")
+        return self
 
 
 class GuideParams(Frozen):

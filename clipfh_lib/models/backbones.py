@@ -318,7 +318,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise InputError(f"model.weights: {path} is neither .safetensors nor .pt")
     try:
         if path.suffix == ".safetensors":
-            return _checked(path)[0]
+            return read_sealed(path)[0]
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can make a reader raise nearly anything
         raise InputError(
@@ -332,7 +332,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def _checked(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def write_sealed(state: dict[str, Tensor], metadata: dict[str, str], path: Path) -> str:
+    """Write tensors as safetensors, atomically, with a hash of them and of what is said of them.
+
+    Returns:
+        The hash, which stands in the metadata as `sha256`.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    metadata = metadata | {"sha256": _seal(state, metadata)}
+    files.write(path, lambda temporary: save_file(state, temporary, metadata))
+    return metadata["sha256"]
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; of ours to the bit those that were written.
 
     Raises:
@@ -412,27 +424,21 @@ def save(encoder: nn.Module, path: Path, key: str, heads: nn.Module | None = Non
         heads: what was trained beside it; its tensors stand in the same file under `heads.`, where
             `load` passes over them.
     """
-    state = _tensors(encoder, heads)
+    state = dict(_network(encoder).state_dict())
+    if heads is not None:
+        state |= {HEADS + name: tensor for name, tensor in heads.state_dict().items()}
     metadata = {"key": key}
     if hasattr(encoder, "visual"):  # the positions of a CLIP were made for this size
         how = _preprocess(encoder)
         metadata["size"] = json.dumps([how.height, how.width])
-    metadata["sha256"] = _seal(state, metadata)
-    return files.write(path, lambda temporary: save_file(state, temporary, metadata))
-
-
-def _tensors(encoder: nn.Module, heads: nn.Module | None) -> dict[str, Tensor]:
-    """What stands in a file of both."""
-    state = dict(_network(encoder).state_dict())
-    if heads is not None:
-        state |= {HEADS + name: tensor for name, tensor in heads.state_dict().items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_sealed(state, metadata, path)
+    return path
 
 
 def restore(encoder: nn.Module, path: Path, key: str, heads: nn.Module | None = None) -> bool:
     """Read back what `save` wrote under this key; whether that was there, and whole."""
     try:
-        state, metadata = _checked(path)
+        state, metadata = read_sealed(path)
     except (OSError, SafetensorError, ValueError):
         return False
     if metadata.get("key") != key:

@@ -1,14 +1,22 @@
-"""Words to vectors: tokens of CLIP's own tokeniser, text embeddings."""
+"""Words to vectors: tokens of CLIP's own tokeniser, text embeddings, prompts that are learned."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipfh_lib.data import captions
 from clipfh_lib.files import InputError
+from clipfh_lib.learning import LearnedPrompts
+from clipfh_lib.models import backbones
 
 VOCABULARY = 49408  # of CLIP's own tokeniser
+SMALL = 0.02  # standard deviation of tokens at the start, as in CLIP-ReID's program
 
 
 def reads_text(encoder: nn.Module) -> bool:
@@ -33,20 +41,199 @@ def tokens(texts: Sequence[str], length: int = 77) -> Tensor:
 def embed(encoder: nn.Module, texts: Sequence[str], device: torch.device) -> Tensor:
     """(T, D) unit-length text embeddings, on the CPU."""
     coded = tokens(texts, encoder.context_length).to(device)
-    return nn.functional.normalize(encoder.encode_text(coded).float(), dim=1).cpu()
+    return F.normalize(encoder.encode_text(coded).float(), dim=1).cpu()
 
 
 def encode(encoder: nn.Module, coded: Tensor) -> Tensor:
     """(B, L) token ids -> (B, D) text embeddings of an open_clip CLIP, any norm.
 
-    What `encode_text` gives, for less: the text transformer is causal, so what stands after the
-    longest text changes nothing and is cut off. With captions of 30 tokens that halves a step.
+    What `encode_text` gives, for less: see `encode_embedded`. With captions of 30 tokens that
+    halves a step.
     """
     end = coded.argmax(dim=1)  # the end token has the highest id
     length = int(end.max()) + 1
-    cast = encoder.transformer.get_cast_dtype()
-    hidden = encoder.token_embedding(coded[:, :length]).to(cast)
-    hidden = hidden + encoder.positional_embedding[:length].to(cast)
-    hidden = encoder.transformer(hidden, attn_mask=encoder.attn_mask[:length, :length])
-    rows = torch.arange(len(coded), device=coded.device)
-    return encoder.ln_final(hidden)[rows, end] @ encoder.text_projection
+    return encode_embedded(encoder, text_tower(encoder).token_embedding(coded[:, :length]), end)
+
+
+def encode_embedded(encoder: nn.Module, embedded: Tensor, end: Tensor) -> Tensor:
+    """Embeddings of tokens, also of such that are no words -> text embeddings, any norm.
+
+    For a tokeniser's tokens bit for bit what `encode_text` gives when the longest text fills the
+    sequence. Otherwise to rounding: the text transformer is causal, so what stands after the
+    longest text changes nothing and is cut off.
+
+    Args:
+        encoder: an open_clip CLIP.
+        embedded: (B, L, W), as its `token_embedding` gives them, without positions.
+        end: (B,) place of each text's end token, where CLIP reads its feature.
+
+    Returns:
+        (B, D).
+    """
+    tower, length = text_tower(encoder), int(end.max()) + 1
+    cast = tower.transformer.get_cast_dtype()
+    hidden = embedded[:, :length].to(cast) + tower.positional_embedding[:length].to(cast)
+    hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
+    rows = torch.arange(len(end), device=end.device)
+    return tower.ln_final(hidden)[rows, end] @ tower.text_projection
+
+
+def text_tower(encoder: nn.Module) -> nn.Module:
+    """What holds the text transformer: the CLIP itself, in some of open_clip its part `text`."""
+    return getattr(encoder, "text", encoder)
+
+
+# --- learned ------------------------------------------------------------------------------------
+
+
+class PersonPrompts(nn.Module):
+    """Learnable tokens of each person between fixed words, and the text features they give.
+
+    Li et al., CLIP-ReID, AAAI 2023, section 3.2 (arXiv:2211.13977): "A photo of a [X]1 ... [X]M
+    hand." with tokens of each person's own. The text encoder is not part of the module: it reads
+    the tokens and stays as it is. A person whose hand sides are trained as classes has tokens for
+    each of them.
+
+    Args:
+        encoder: a CLIP that `reads_text`.
+        how: number of tokens, their start, and templates.
+        aspects: (P,) of each person, for {aspect} and {side}.
+        seed: of a random start.
+
+    Raises:
+        InputError: the backbone reads no text, a template does not fit into its sequences, or names
+            an aspect that is not known.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, how: LearnedPrompts, aspects: Sequence[str], seed: int = 0
+    ):
+        super().__init__()
+        if not reads_text(encoder):
+            raise InputError("model.name: this backbone reads no text: prompts need a CLIP")
+        self.how, self.aspects = how, list(aspects)
+        table = text_tower(encoder).token_embedding.weight
+        shape = (len(self.aspects), how.tokens, table.shape[1])
+        if how.start == "X":
+            start = table[_words("X")[0]].detach().cpu().float().expand(shape).clone()
+        else:
+            draw = torch.Generator().manual_seed(seed)
+            start = torch.randn(shape, generator=draw) * SMALL
+        self.tokens = nn.Parameter(start)
+        kinds = sorted(set(self.aspects))
+        rows = [_layout(t, how.tokens, aspect, encoder) for t in how.templates for aspect in kinds]
+        shape = (len(how.templates), len(kinds))
+        for name, values in zip(("ids", "begin", "end"), zip(*rows, strict=True), strict=True):
+            stacked = torch.stack(values).unflatten(0, shape)  # template, aspect
+            self.register_buffer(name, stacked, persistent=False)
+        kind = torch.tensor([kinds.index(aspect) for aspect in self.aspects])
+        self.register_buffer("kind", kind, persistent=False)
+
+    def forward(self, encoder: nn.Module, people: Tensor) -> Tensor:
+        """Text features of some people, each encoded once for every template.
+
+        Args:
+            encoder: the CLIP; on the device of the tokens.
+            people: (K,) rows of the tokens.
+
+        Returns:
+            (K, D), any norm; of several templates the mean of the unit vectors, at unit length.
+        """
+        kind, count = self.kind[people], len(self.ids)
+        ids, begin, end = (part[:, kind].flatten(0, 1) for part in (self.ids, self.begin, self.end))
+        embedded = text_tower(encoder).token_embedding(ids)  # (T * K, L, W)
+        own = self.tokens[people].repeat(count, 1, 1)
+        rows = torch.arange(len(ids), device=ids.device)[:, None]
+        places = begin[:, None] + torch.arange(own.shape[1], device=ids.device)
+        embedded = embedded.index_put((rows, places), own.to(embedded.dtype))
+        found = encode_embedded(encoder, embedded, end).unflatten(0, (count, len(people)))
+        if count == 1:
+            return found[0]
+        return F.normalize(F.normalize(found.float(), dim=2).mean(dim=0), dim=1)
+
+    @torch.no_grad()
+    def features(self, encoder: nn.Module, batch: int = 64) -> Tensor:
+        """(P, D) text features of all people, for good."""
+        people = torch.arange(len(self.tokens), device=self.tokens.device)
+        return torch.cat([self(encoder, part) for part in people.split(batch)]).float()
+
+
+def _words(text: str) -> list[int]:
+    """Token ids of a text, without start and end."""
+    row = open_clip.tokenize([text], context_length=len(text.encode()) + 2)[0]
+    return row[1 : int(row.argmax())].tolist()
+
+
+def _layout(template: str, count: int, aspect: str, encoder: nn.Module) -> tuple[Tensor, ...]:
+    """Token ids of a template (L,), the place of its first learnable token, that of its end."""
+    named = "{aspect}" in template or "{side}" in template
+    if named and aspect not in {known for known, _ in captions.kinds()}:
+        raise InputError(
+            f"prompts.templates: {template!r} names the aspect, which is {aspect!r} here: "
+            "leave {aspect} and {side} out"
+        )
+    fill = captions.words(aspect, 0) if named else {}
+    before, after = (_words(part.format(**fill)) for part in template.split("{tokens}"))
+    start, end = (int(token) for token in open_clip.tokenize([""])[0, :2])
+    held = _words("X") * count  # whose embeddings the tokens stand in for
+    row = [start, *before, *held, *after, end]
+    length = encoder.context_length
+    if len(row) > length:
+        raise InputError(
+            f"prompts.templates: {template!r} with {count} learned tokens is {len(row)} long, "
+            f"{length} fit; shorten it or lower prompts.tokens"
+        )
+    filled = torch.tensor(row + [0] * (length - len(row)))
+    return filled, torch.tensor(1 + len(before)), torch.tensor(len(row) - 1)
+
+
+class Learned(NamedTuple):
+    """Prompts that were learned, as `save` keeps them.
+
+    Attributes:
+        tokens: (P, M, W).
+        features: (P, D), the text features that they give, any norm.
+        people: (P,) of each row `pid` and `aspect`.
+        how: templates and the rest.
+        about: what else is said of them: `key` of their fit, `split_sha256`, `weights_sha256`.
+        sha256: of all that; filled by `save` and `read`.
+    """
+
+    tokens: Tensor
+    features: Tensor
+    people: list[tuple[int, str]]
+    how: LearnedPrompts
+    about: dict[str, str]
+    sha256: str = ""
+
+    def module(self, encoder: nn.Module) -> PersonPrompts:
+        """The prompts once more, to go on with."""
+        found = PersonPrompts(encoder, self.how, [aspect for _, aspect in self.people])
+        found.tokens.data = self.tokens.clone()
+        return found
+
+
+def save(learned: Learned, path: Path) -> Learned:
+    """Write prompts as a small safetensors file, atomically, with a hash of it."""
+    state = {"tokens": learned.tokens, "features": learned.features}
+    metadata = dict(learned.about)
+    metadata["people"] = json.dumps([[int(pid), str(aspect)] for pid, aspect in learned.people])
+    metadata["prompts"] = learned.how.model_dump_json()
+    return learned._replace(sha256=backbones.write_sealed(state, metadata, path))
+
+
+def read(path: Path) -> Learned:
+    """What `save` wrote.
+
+    Raises:
+        InputError: no such file, or one that is not, to the bit, what was written.
+    """
+    try:
+        state, metadata = backbones.read_sealed(path)
+        people = [(pid, aspect) for pid, aspect in json.loads(metadata.pop("people"))]
+        how = LearnedPrompts.model_validate_json(metadata.pop("prompts"))
+        sha256 = metadata.pop("sha256")
+        return Learned(state["tokens"], state["features"], people, how, metadata, sha256)
+    except Exception as error:  # a damaged file can make a reader raise nearly anything
+        reason = next(iter(str(error).splitlines()), repr(error))
+        raise InputError(f"{path} holds no learned prompts ({reason}); make them again") from None
