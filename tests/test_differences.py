@@ -120,7 +120,7 @@ def test_what_was_trained_is_compared_with_zero_shot_floors_and_its_rivals_alone
     }
     differ = found.set_index(["first", "second"])["differ"]
     both = (f"{runs[1]} trained", f"{runs[2]} trained")
-    assert set(differ.loc[both]) == {"prompts.shuffle: as it is against True"}
+    assert set(differ.loc[both]) == {"prompts.shuffle: as it is against true"}
 
 
 @pytest.mark.parametrize("key, value", [("embed", {"flip": "add"}), ("model", {"size": 96})])

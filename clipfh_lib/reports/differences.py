@@ -170,7 +170,7 @@ def _of_splits(folders: Iterable[str | Path]) -> list[list[Ranked]]:
 def _pairs(methods: list[Ranked]) -> Iterator[tuple[Ranked, Ranked]]:
     """Which ones to compare; what was trained first, in the order of the runs else."""
     for one, other in itertools.combinations(methods, 2):
-        if other.trains and not one.trains:
+        if (other.trains and not one.trains) or one.weights in FLOORS:
             one, other = other, one
         floors = [each.weights in FLOORS for each in (one, other)]
         if one.run == other.run and not all(floors):
@@ -219,8 +219,11 @@ def _differ(one: Ranked, other: Ranked) -> str:
     first, second = (params.flat(each.params.get("overrides")) for each in (one, other))
     for key in dict.fromkeys([*first, *second]):
         if first.get(key) != second.get(key):
-            values = (str(each.get(key, "as it is")) for each in (first, second))
-            found.append(f"{key}: {' against '.join(values)}")
+            said = (
+                tables.spoken({"": each[key]})[2:] if key in each else "as it is"
+                for each in (first, second)
+            )
+            found.append(f"{key}: {' against '.join(said)}")
     return ", ".join(found)
 
 
