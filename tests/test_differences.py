@@ -178,18 +178,6 @@ def test_seeds_in_print_are_percent_and_a_line_says_that_there_are_none(seeds):
     assert nothing.to_numpy().tolist() == [["no run of this plan has several seeds"]]
 
 
-def test_what_was_gained_is_told_in_points_with_a_star_where_zero_lies_outside():
-    better, start = ranks("trained", 0.9, 1), ranks("pretrained", 0.3, 2)
-    compared = retrieval.compare(better, start)
-    table = differences.gains(compared, "demo")
-    assert table["subset"].tolist() == ["all", "far"]
-    row = compared.query("subset == 'all' and metric == 'rank1'").iloc[0] * 1
-    ends = [f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high")]
-    assert table["rank1"][0] == f"{ends[0]} [{ends[1]}, {ends[2]}] *"
-    same = differences.gains(retrieval.compare(start, ranks("x", 0.3, 5)), "hd")
-    assert not same["rank1"].str.contains("*", regex=False).any() and "remark" not in same
-
-
 def test_nothing_to_compare_is_an_empty_table(tmp_path):
     assert list(differences.of_runs([tmp_path]).columns) == differences.COLUMNS
     assert retrieval.METRICS[0] in differences.METRICS
