@@ -14,7 +14,9 @@ from clipfh_lib.data import catalogues
 
 OUTPUTS = config.get("outputs", "outputs")
 COMPARE = "20_compare"
-TRAINS = {"00_demo_clip"}
+TRAINS = {
+    "00_demo_clip", "03_fine_tune", "04_clip_reid_prompts", "05_clip_reid_encoder", "06_prompt_sg"
+}
 PLANS = params.names("plans")
 try:
     CORES = workflow.cores or 1
@@ -78,8 +80,18 @@ def key_of(folder):
     needs = [key_of(relative(need)) for need in job.needs]
     # weights that the plan itself trains are known by the key of their run, before and after it
     weights = "of the plan" if plans.weights_folder(job.params) in job.needs else None
-    data = [catalogues.digest(job.params.data), *needs]
+    data = [catalogues.digest(job.params.data), *needs, *prompts_of(job)]
     return runs.key(job.cell.notebook, job.params, data, weights)
+
+
+def prompts_of(job):
+    """What decides the learned prompts that a second stage reads or makes, unless a need does."""
+    named, first = plans.prompts_folder(job.params), plans.first_stage(job, OUTPUTS)
+    if named is not None and named not in job.needs:
+        return [str(runs.manifest(named).get("prompts_sha256"))]
+    if first is None or first.folder in job.needs:
+        return []
+    return [runs.key(first.cell.notebook, first.params, catalogues.digest(first.params.data))]
 
 
 def written(folder, key):

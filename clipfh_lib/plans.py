@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from clipfh_lib import files, params, runs
 from clipfh_lib.files import InputError
+from clipfh_lib.learning import ClipReidEncoderParams
 from clipfh_lib.params import NOTEBOOKS
 from clipfh_lib.schema import Common, Frozen
 
+FIRST = "04_clip_reid_prompts"
 AXES = ("dataset", "backbone", "recipe", "seed", "overrides")
 
 
@@ -22,9 +24,7 @@ class Cell(Frozen):
     recipe: str | list[str] | None = None
     seed: int | list[int] = 0
     overrides: dict[str, object] | list[dict[str, object]] = {}
-    needs: list[
-        str
-    ] = []  # notebooks; their runs of the same axes, as far as they have them, go first
+    needs: list[str] = []  # notebooks; their runs of the same axes go first, see `_fits`
     name: str = ""  # "{name}" in the overrides of cells below is the folder of this one run
 
 
@@ -64,25 +64,42 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
             folders[cell.name] = own[0].folder
     found: dict[Path, Job] = {}
     for one in made:
-        needs = (
-            [weights_folder(one.params)] if weights_folder(one.params) in folders.values() else []
-        )
+        read = (weights_folder(one.params), prompts_folder(one.params))
+        needs = [folder for folder in read if folder in folders.values()]
         for name in one.cell.needs:
             fit = [
                 other.folder for other in made if other.cell.notebook == name and _fits(other, one)
             ]
             if not fit:
                 raise InputError(
-                    f"{where}: {one.cell.notebook} needs {name}, which is no cell of it"
+                    f"{where}: {one.cell.notebook} needs {name}, which is no cell of it with the "
+                    f"same axes ({one.folder.parent.parent.name}/{one.folder.name})"
                 )
             needs += fit
-        found[one.folder] = one._replace(needs=needs)
+        found[one.folder] = one._replace(needs=list(dict.fromkeys(needs)))
     return list(found.values())
 
 
 def weights_folder(p: Common) -> Path | None:
     """Where a run's weights come from, should they be a run's."""
     return files.resolve(p.model.weights) if hasattr(p, "model") else None
+
+
+def prompts_folder(p: Common) -> Path | None:
+    """The run whose learned prompts a second stage is told to take; none: it finds them itself."""
+    named = getattr(getattr(p, "prompts", None), "run", None)
+    return None if named is None else files.resolve(named)
+
+
+def first_stage(one: Job, outputs: str | Path) -> Job | None:
+    """The run of 04 whose prompts a second stage takes if it is told none; none of other runs.
+
+    Of the overrides those of data and model count there too.
+    """
+    if not isinstance(one.params, ClipReidEncoderParams) or prompts_folder(one.params):
+        return None
+    changed = {"notebook": FIRST, "recipe": one.params.prompts.recipe or one.cell.recipe}
+    return job(one.cell.model_copy(update={**changed, "overrides": _shared(one.cell)}), outputs)
 
 
 def _placed(cell: Cell, folders: dict[str, Path], where: str) -> Cell:
@@ -138,8 +155,23 @@ def arguments(one: Job, outputs: str | Path) -> dict[str, object]:
 
 
 def _fits(other: Job, one: Job) -> bool:
-    """Whether the other run has the same axes, as far as it has them."""
+    """Whether a run is the one that another needs: of the same axes, as far as it has them.
+
+    Of overrides only those of data and model count, and the other run may have no more than these.
+    A second stage of CLIP-ReID may name another recipe of the first one.
+    """
     same = other.cell.dataset == one.cell.dataset
     if other.cell.backbone is None:
         return same and other.params.data == one.params.data
-    return same and (other.cell.backbone, other.cell.seed) == (one.cell.backbone, one.cell.seed)
+    recipe = one.cell.recipe
+    if other.cell.notebook == FIRST and isinstance(one.params, ClipReidEncoderParams):
+        recipe = one.params.prompts.recipe or recipe
+    axes = (other.cell.backbone, other.cell.recipe, other.cell.seed)
+    same &= axes == (one.cell.backbone, recipe, one.cell.seed)
+    return same and params.flat(other.cell.overrides) == _shared(one.cell)
+
+
+def _shared(cell: Cell) -> dict[str, object]:
+    """Of a cell's overrides those that a run which it needs has too."""
+    given = params.flat(cell.overrides)
+    return {key: given[key] for key in given if key.split(".")[0] in ("data", "model")}

@@ -53,6 +53,73 @@ def test_a_name_that_is_wrong_is_one_line(project, cells, said):
     assert "params/plans/mine.yaml" in str(error.value)
 
 
+STAGES = {"dataset": "demo", "backbone": "demo", "recipe": "demo"}
+FIRST = {"notebook": "04_clip_reid_prompts", **STAGES}
+SECOND = {"notebook": "05_clip_reid_encoder", **STAGES, "needs": ["04_clip_reid_prompts"]}
+
+
+def recipe(project, method, name, content):
+    folder = project / "params/recipes" / method
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.yaml").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def stages(project):
+    """Recipes of both stages of CLIP-ReID: own of each name, and one of the second stage alone."""
+    for name in ("demo", "v1"):
+        recipe(project, "clip_reid_prompts", name, {"fit": {"epochs": 1, "lr": 1e-3}})
+    for name, more in (("demo", {}), ("v1", {}), ("v2", {"prompts": {"recipe": "v1"}})):
+        content = {"fit": {"epochs": 1, "lr": 1e-5, "lr_heads": 1e-4}, "loss_use_i2t": True, **more}
+        recipe(project, "clip_reid_encoder", name, content)
+    return project
+
+
+def test_a_second_stage_needs_the_prompts_of_its_own_axes_alone(stages):
+    limit = {"data.limit.people": 30}
+    firsts = [
+        {**FIRST, "recipe": ["demo", "v1"], "seed": [0, 1]},
+        {**FIRST, "overrides": limit},
+        {**FIRST, "overrides": {"fit.epochs": 2}},
+    ]
+    seconds = [
+        {**SECOND, "recipe": ["demo", "v1", "v2"], "seed": [0, 1]},
+        {**SECOND, "overrides": {**limit, "fit.lr": 1e-6}},
+    ]
+    made = jobs(stages, *firsts, *seconds)
+    needs = {
+        (job.cell.recipe, job.cell.seed, "data.limit.people" in job.params.overrides): job.needs
+        for job in made
+        if job.cell.notebook == SECOND["notebook"]
+    }
+    of = stages / "outputs/demo" / FIRST["notebook"]
+    for seed in (0, 1):
+        for name, first in (("demo", "demo"), ("v1", "v1"), ("v2", "v1")):
+            assert needs[name, seed, False] == [of / f"demo-{first}-seed{seed}"]
+    limited = [job.folder for job in made if job.params.overrides == limit]
+    assert needs["demo", 0, True] == limited
+    for job in made:
+        first = plans.first_stage(job, "outputs")
+        assert (first and [first.folder]) == (job.needs or None), "what it would find by itself"
+
+
+def test_prompts_of_a_named_run_go_first_and_no_others_are_looked_for(stages):
+    named = {**FIRST, "overrides": {"fit.epochs": 2}, "name": "longer"}
+    second = {**SECOND, "overrides": {"prompts.run": "{longer}"}, "needs": []}
+    first, second = jobs(stages, named, second)
+    assert second.needs == [first.folder] and plans.first_stage(second, "outputs") is None
+    assert plans.prompts_folder(second.params) == first.folder
+
+
+def test_the_control_with_shuffled_prompts_goes_after_the_plain_run(stages):
+    control = {**SECOND, "overrides": {"prompts.shuffle": True}}
+    control["needs"] = [FIRST["notebook"], SECOND["notebook"]]
+    first, plain, shuffled = jobs(stages, FIRST, SECOND, control)
+    assert shuffled.needs == [first.folder, plain.folder]
+    with pytest.raises(InputError, match="needs 05_clip_reid_encoder, which is no cell of it"):
+        jobs(stages, FIRST, control)
+
+
 def test_the_demo_plan_is_at_most_ten_cells_and_tests_what_it_trains():
     made = plans.jobs("demo", "outputs")
     assert len(made) + 1 <= 10
