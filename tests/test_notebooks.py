@@ -15,6 +15,9 @@ DRAW = {"data.draw.people": 12, "data.draw.images": 4, "data.draw.size": 64, "da
 pytestmark = pytest.mark.notebooks
 SMALL = {**DRAW, "model.weights": "none", "evaluation.resamples": 200, "embed.batch": 16}
 FIT = {**DRAW, "fit.batch_size": 16, "fit.epochs": 1}
+# Of 20 people 10 are tested, 5 validate and 5 train: four aspects of each are 20 classes.
+TRAIN = {**DRAW, "data.draw.people": 20, "evaluation.resamples": 200, "embed.batch": 16}
+TRAIN |= {"fit.people": 4, "fit.images": 2, "fit.epochs": 2}
 
 
 def command(*words: str) -> subprocess.CompletedProcess:
@@ -135,6 +138,39 @@ def test_02_zero_shot_runs_where_there_are_no_file_numbers(project):
     assert {f"figures/{name}.png" for name in names} <= set(made)
     notes = pd.read_csv(folder / "open_set_notes.csv")
     assert notes["reason"].str.contains("rule of 30").any(), "3 distractors are too few"
+
+
+def trained(folder, losses: tuple[str, ...]) -> pd.DataFrame:
+    """What every run that trains an encoder keeps; gives its history."""
+    made = found(folder)
+    names = {"parts.csv", "ranks.csv", "cmc.csv", "checkpoints/best.safetensors"}
+    names |= {"checkpoints/last.ckpt", "embeddings.safetensors", "figures/curves.png"}
+    assert names <= set(made["files"])
+    assert made["peak_memory_mb"] > 100 and made["fit_seconds"] > 0
+    assert made["weights_sha256"] and made["split_sha256"]
+    assert made["best_epoch"] in (0, 1) and made["resumed_at"] == []
+    parts = pd.read_csv(folder / "parts.csv")
+    assert parts["trained"].sum() > 0 and parts["frozen"].sum() > 0
+    assert (parts["parameters"] == parts["trained"] + parts["frozen"]).all()
+    history = pd.read_csv(folder / "history.csv")
+    assert history["epoch"].tolist() == [0, 1]
+    columns = ["train/loss", *(f"train/{name}" for name in losses), "val/mAP", "val/rank1"]
+    assert history[columns].notna().all().all() and (history[columns].nunique() > 1).any()
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert set(metrics["weights"]) == {"trained", "pretrained"}
+    rank1 = metrics[(metrics["metric"] == "rank1") & metrics["subset"].isin(["all", "far"])]
+    assert {"same_aspect", "all_aspects"} == set(rank1["gallery"])
+    assert (rank1["low"] <= rank1["value"]).all() and (rank1["value"] <= rank1["high"]).all()
+    values = rank1.groupby("weights")["value"].apply(list)
+    assert values["trained"] != values["pretrained"]
+    return history
+
+
+def test_03_fine_tune_trains_and_shows_what_it_gained(project):
+    executed(project, "03_fine_tune", {"overrides": TRAIN})
+    (folder,) = (project / "outputs/demo/03_fine_tune").iterdir()
+    trained(folder, ("id", "triplet"))
+    assert "gains.csv" in found(folder)["files"]
 
 
 @pytest.mark.parametrize(
