@@ -484,6 +484,21 @@ def test_training_curves_have_a_panel_for_each_unit():
         figures.training_curves(history()[["epoch"]], dataset="demo")
 
 
+def test_losses_and_rates_of_very_different_sizes_are_told_apart_on_a_logarithmic_axis():
+    more = {"train/center": history()["train/loss"] * 50, "lr/heads": history()["lr"] * 100}
+    figure = figures.training_curves(history().assign(**more), dataset="demo")
+    axes = {each.get_title(): each for each in figure.axes}
+    for title in ("training loss", "learning rate"):
+        assert axes[title].get_yscale() == "log"
+        for line in axes[title].get_lines():
+            low, high = axes[title].get_ylim()
+            assert low < line.get_ydata().max() < high
+    names = [text.get_text() for text in axes["learning rate"].get_legend().get_texts()]
+    assert names == ["encoder", "heads"]
+    assert axes["validation loss"].get_yscale() == "linear"
+    assert cut_or_overlapping(figure) == []
+
+
 @pytest.mark.parametrize("quantities, shape", [(2, (1, 2)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3))])
 def test_training_curves_of_few_quantities_stand_in_a_row_of_many_in_two(quantities, shape):
     names = ["train/loss", "train/accuracy", "val/loss", "val/mAP", "lr"][:quantities]

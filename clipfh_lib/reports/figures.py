@@ -32,6 +32,7 @@ HISTORY = (
     "learning rate",
 )
 ACCURACIES = ("accuracy", "mAP", "mINP", "rank", "recall", "hit", "ndcg", "top")  # or other shares
+APART = 15  # times as large: then a linear axis would press the smaller curve flat
 AS_THEY_ARE = ("scale", "temperature", "norm", "margin")
 
 # --- retrieval ---------------------------------------------------------------------------------
@@ -507,8 +508,9 @@ def training_curves(
 
     Args:
         history: history.csv: `epoch` and a column per quantity; `val/…` is validation, all else
-            of training. `lr…` is a rate; names of `ACCURACIES` are shares, 0..1; names that have
-            one of `AS_THEY_ARE` are neither; everything else is a loss.
+            of training. `lr…` is a rate, beside others that of the encoder; names of `ACCURACIES`
+            are shares, 0..1; names that have one of `AS_THEY_ARE` are neither; everything else is
+            a loss. Losses or rates of very different sizes stand on a logarithmic axis.
         dataset: its name.
         limited: data.limit was set; the figure says so.
 
@@ -531,14 +533,23 @@ def training_curves(
         for name, look in style.looks(names).items():
             rows = history[["epoch", name]].dropna()
             look["markevery"] = max(1, len(rows) // 8)
-            axes.plot(rows["epoch"], rows[name], label=name.split("/", 1)[-1], **look)
+            own = name == "lr" and len(names) > 1
+            said = "encoder" if own else name.split("/", 1)[-1]
+            axes.plot(rows["epoch"], rows[name], label=said, **look)
         axes.set(title=title, xlabel="epoch")
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0] if history[names].min().min() < 0 else 0))
+        highest = history[names].max()
         if title.endswith("accuracy"):
             axes.set_ylim(0, 1.02)
             axes.yaxis.set_major_formatter(style.PERCENT)
-        if title == "learning rate":
-            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+        elif history[names].min().min() >= 0 and highest.max() > APART * highest.min() > 0:
+            axes.set_yscale("log")
+            lowest = max(history[names].min().min() * 0.7, highest.min() / 100)
+            axes.set_ylim(lowest, highest.max() * 1.5)
+        else:
+            low = axes.get_ylim()[0] if history[names].min().min() < 0 else 0
+            axes.set_ylim(bottom=min(0, low))
+            if title == "learning rate":
+                axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(True)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "handlelength": 3}
