@@ -55,7 +55,9 @@ def encode(encoder: nn.Module, coded: Tensor) -> Tensor:
     return encode_embedded(encoder, text_tower(encoder).token_embedding(coded[:, :length]), end)
 
 
-def encode_embedded(encoder: nn.Module, embedded: Tensor, end: Tensor) -> Tensor:
+def encode_embedded(
+    encoder: nn.Module, embedded: Tensor, end: Tensor, before: Sequence[Tensor] = ()
+) -> Tensor:
     """Embeddings of tokens, also of such that are no words -> text embeddings, any norm.
 
     For a tokeniser's tokens bit for bit what `encode_text` gives when the longest text fills the
@@ -66,16 +68,49 @@ def encode_embedded(encoder: nn.Module, embedded: Tensor, end: Tensor) -> Tensor
         encoder: an open_clip CLIP.
         embedded: (B, L, W), as its `token_embedding` gives them, without positions.
         end: (B,) place of each text's end token, where CLIP reads its feature.
+        before: for each block (B, S, W), see `opening`: `embedded` then begins at the S-th token.
 
     Returns:
         (B, D).
     """
     tower, length = text_tower(encoder), int(end.max()) + 1
+    first = before[0].shape[1] if before else 0
     cast = tower.transformer.get_cast_dtype()
-    hidden = embedded[:, :length].to(cast) + tower.positional_embedding[:length].to(cast)
-    hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
+    hidden = embedded[:, : length - first].to(cast)
+    hidden = hidden + tower.positional_embedding[first:length].to(cast)
+    mask = tower.attn_mask[first:length, :length]
+    if not before:
+        hidden = tower.transformer(hidden, attn_mask=mask)
+    for block, known in zip(tower.transformer.resblocks if before else (), before, strict=True):
+        here = block.ln_1(hidden)
+        there = torch.cat([known, here], dim=1)
+        hidden = hidden + block.ls_1(block.attention(here, there, there, mask))
+        hidden = hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
     rows = torch.arange(len(end), device=end.device)
-    return tower.ln_final(hidden)[rows, end] @ tower.text_projection
+    return tower.ln_final(hidden)[rows, end - first] @ tower.text_projection
+
+
+@torch.no_grad()
+def opening(encoder: nn.Module, ids: Tensor) -> list[Tensor]:
+    """What attention reads of the words that texts begin with, for `encode_embedded`.
+
+    The text transformer is causal: nothing that follows changes it, so texts with the same first
+    words share it.
+
+    Args:
+        ids: (R, S) token ids, the start token first.
+
+    Returns:
+        For each block (R, S, W), without gradient.
+    """
+    tower, length = text_tower(encoder), ids.shape[1]
+    cast = tower.transformer.get_cast_dtype()
+    hidden = tower.token_embedding(ids).to(cast) + tower.positional_embedding[:length].to(cast)
+    found = []
+    for block in tower.transformer.resblocks:
+        found.append(block.ln_1(hidden))
+        hidden = block(hidden, attn_mask=tower.attn_mask[:length, :length])
+    return found
 
 
 def text_tower(encoder: nn.Module) -> nn.Module:
@@ -126,6 +161,9 @@ class PersonPrompts(nn.Module):
         for name, values in zip(("ids", "begin", "end"), zip(*rows, strict=True), strict=True):
             stacked = torch.stack(values).unflatten(0, shape)  # template, aspect
             self.register_buffer(name, stacked, persistent=False)
+        self.shared = int(
+            self.begin.min()
+        )  # tokens before the first learnable one, the same for all
         kind = torch.tensor([kinds.index(aspect) for aspect in self.aspects])
         self.register_buffer("kind", kind, persistent=False)
 
@@ -139,14 +177,18 @@ class PersonPrompts(nn.Module):
         Returns:
             (K, D), any norm; of several templates the mean of the unit vectors, at unit length.
         """
-        kind, count = self.kind[people], len(self.ids)
-        ids, begin, end = (part[:, kind].flatten(0, 1) for part in (self.ids, self.begin, self.end))
-        embedded = text_tower(encoder).token_embedding(ids)  # (T * K, L, W)
+        count, kinds = self.ids.shape[:2]
+        turns = torch.arange(count, device=people.device)[:, None]
+        layout = (turns * kinds + self.kind[people]).flatten()  # (T * K,)
+        ids, begin, end = (part.flatten(0, 1) for part in (self.ids, self.begin, self.end))
+        before = [part[layout] for part in opening(encoder, ids[:, : self.shared])]
+        embedded = text_tower(encoder).token_embedding(ids[layout, self.shared :])  # (T * K, L, W)
         own = self.tokens[people].repeat(count, 1, 1)
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
-        places = begin[:, None] + torch.arange(own.shape[1], device=ids.device)
+        rows = torch.arange(len(layout), device=people.device)[:, None]
+        places = begin[layout, None] - self.shared + torch.arange(own.shape[1], device=rows.device)
         embedded = embedded.index_put((rows, places), own.to(embedded.dtype))
-        found = encode_embedded(encoder, embedded, end).unflatten(0, (count, len(people)))
+        found = encode_embedded(encoder, embedded, end[layout], before)
+        found = found.unflatten(0, (count, len(people)))
         if count == 1:
             return found[0]
         return F.normalize(F.normalize(found.float(), dim=2).mean(dim=0), dim=1)
