@@ -51,7 +51,7 @@ def attended(block, query, patches):
     )
     share = ((q @ wq.T + bq) @ (k @ wk.T + bk).T / q.shape[-1] ** 0.5).softmax(dim=-1)
     out = block.attention.out_proj
-    read = query + share @ (k @ wv.T + bv) @ out.weight.T + out.bias
+    read = share @ (k @ wv.T + bv) @ out.weight.T + out.bias
     return read + block.mlp(F.layer_norm(read, read.shape[-1:])), share
 
 
@@ -84,7 +84,7 @@ def test_the_text_decides_how_patches_are_read():
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_attention_to_patches_follows_the_text_and_not_only_the_sum_with_it(layers):
-    """With one key the softmax is 1 and the wording nothing but a constant: here it is not."""
+    """With one key the softmax is 1 and the wording changes nothing: here it does."""
     torch.manual_seed(3)
     one = guidance.Interaction(64, self_layers=layers).eval()
     patches = torch.randn(2, 10, 64)
@@ -144,3 +144,15 @@ def test_each_image_gets_its_own_word_and_a_gradient_through_the_frozen_text_enc
     lengths = words.grad.norm(dim=1)
     assert lengths[1] > 1e-3 and lengths[0] == lengths[2] == 0
     assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_a_word_of_the_vocabulary_is_nearest_to_itself(encoder):
+    said = prompts.tokens(["purple glove", "hand palm"])[:, 1:3]
+    for place, expected in enumerate((["purple", "hand"], ["glove", "palm"])):
+        own = 3 * encoder.token_embedding(said[:, place])
+        found = guidance.nearest_words(encoder, own, 3)
+        assert list(found) == ["word_1", "cosine_1", "word_2", "cosine_2", "word_3", "cosine_3"]
+        assert found["word_1"].tolist() == expected
+        assert found["cosine_1"].tolist() == pytest.approx([1, 1])
+        assert (found["cosine_2"] >= found["cosine_3"]).all() and (found["cosine_2"] < 0.99).all()
+        assert all(word.isalpha() for word in found["word_3"])
