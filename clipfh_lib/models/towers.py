@@ -177,6 +177,19 @@ def freeze(encoder: nn.Module, frozen: Sequence[str], last_blocks: int | None = 
                 module.eval()
 
 
+def lay_out(encoder: nn.Module, training: bool) -> None:
+    """Put the weights of a convolutional tower where its training is fastest, or back.
+
+    Channels last is 1.6 times as fast in training a MobileNetV2 on a CPU, and more for a ResNet on
+    a GPU; a ViT has next to no convolutions. Values stay, the rounding of sums does not: embeddings
+    that are kept come from the usual order.
+    """
+    visual = getattr(encoder, "visual", None)
+    if isinstance(encoder, ImageTower) or hasattr(visual, "attnpool"):
+        order = torch.channels_last if training else torch.contiguous_format
+        (visual if visual is not None else encoder).to(memory_format=order)
+
+
 def part_of(name: str, encoder: nn.Module) -> str:
     """`image`, `text`, `projection` or `scale`, by a parameter's name."""
     if name in ("text_projection", "visual.proj") or name.startswith("visual.attnpool.c_proj."):
