@@ -9,8 +9,7 @@ from clipfh_lib import params, runs, schema
 from clipfh_lib.data import captions, catalogues, demo_hands
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.methods import contrastive, training
-from clipfh_lib.models import backbones, prompts
-
+from clipfh_lib.models import backbones, optimisers, prompts
 
 TINY = {  # as the demo CLIP, small enough for seconds
     "embed_dim": 64,
@@ -132,3 +131,20 @@ def test_a_finished_run_gives_its_weights_to_others(people, tiny):
     run.finish()
     found, _ = backbones.load(schema.ModelParams(name=tiny, weights=str(run.folder)), seed=5)
     assert backbones.sha256(found) == backbones.sha256(encoder)
+
+
+def test_every_trainable_parameter_stands_in_one_group_and_only_matrices_decay():
+    encoder, _ = backbones.load(schema.ModelParams(name="demo_clip", weights="none"))
+    encoder.visual.proj.requires_grad_(False)
+    decayed, rest = optimisers.groups(encoder, 0.2, ("token_embedding.weight",))
+    assert decayed["weight_decay"] == 0.2 and rest["weight_decay"] == 0
+    names = {p: name for name, p in encoder.named_parameters() if p.requires_grad}
+    there = [names[p] for p in [*decayed["params"], *rest["params"]]]
+    assert sorted(there) == sorted(names.values()) and "visual.proj" not in there
+    assert len(there) > 80
+    spared = {names[p] for p in rest["params"]}
+    assert {"token_embedding.weight", "logit_scale", "visual.class_embedding"} <= spared
+    for name in names.values():
+        if name.endswith("bias") or ".ln_" in name or "ln_final" in name:
+            assert name in spared, name
+    assert {"visual.conv1.weight", "text_projection", "positional_embedding"}.isdisjoint(spared)

@@ -1,12 +1,9 @@
 """One Lightning fit: history, validation, resume after a kill, the best epoch's weights kept."""
 
-import logging
 import math
 import random
 import signal
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,13 +14,12 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
-from clipfh_lib import files
+from clipfh_lib import files, progress
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones, checkpoints
@@ -32,7 +28,6 @@ from clipfh_lib.schema import LoopParams
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 ACCELERATOR = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
-REFRESH = 0.2  # seconds between two drawings of the bar, which wait for a GPU
 
 
 class Check(NamedTuple):
@@ -170,7 +165,7 @@ def _train(
     state, start = _begin(method, run, what, how, check)
     journal = _Journal(run, how, check, names, state)
     if not journal.is_done():
-        with _quiet(), journal.telling(target):
+        with progress.quiet(), _deterministic(), journal.telling(target):
             trainer = L.Trainer(
                 max_epochs=how.epochs,
                 accelerator=ACCELERATOR[target.type],
@@ -181,11 +176,11 @@ def _train(
                 gradient_clip_algorithm="norm",
                 deterministic=True,
                 logger=False,
-                enable_progress_bar=_is_watched(),
+                enable_progress_bar=progress.is_watched(),
                 enable_model_summary=False,
                 reload_dataloaders_every_n_epochs=1,
                 plugins=[LightningEnvironment()],  # a fit is one process, also within a Slurm job
-                callbacks=[journal, *([_Bar()] if _is_watched() else [])],
+                callbacks=[journal, *([progress.Bar()] if progress.is_watched() else [])],
             )
             method.train()  # Lightning leaves modules in the mode that they are in
             trainer.fit(method, EpochData(train), ckpt_path=start and str(start))
@@ -227,6 +222,8 @@ def _begin(
             path.unlink(missing_ok=True)
         return _State(what, how.resume_from, threads=threads), None
     run.logger.info("taking up the fit at %s", start)
+    if how.keep_epochs and start == last:  # it may have been killed between the two
+        checkpoints.copy(last, _numbered(last.parent, found.history[-1]["epoch"]))
     if found.threads != threads:
         run.logger.warning(
             "the fit began with %d threads and goes on with %d: its weights may differ in the last "
@@ -330,7 +327,7 @@ class _Journal(Checkpoint):
         """Tell in one line why a fit cannot go on, and leave the interrupt key as it was."""
         interrupt = signal.getsignal(signal.SIGINT)
         (self.run.folder / "bad_batch.csv").unlink(missing_ok=True)
-        self.board = _board(self.run.folder / "tensorboard", len(self.state.history))
+        self.board = progress.Board(self.run.folder / "tensorboard", len(self.state.history))
         try:
             yield
         except SystemExit as error:
@@ -361,9 +358,7 @@ class _Journal(Checkpoint):
         # after a resume. Batches of one step differ.
         self.at, self.rows = (trainer.current_epoch, number), getattr(batch, "rows", None)
         seed = (self.run.params.seed * 1_000_003 + self.at[0]) * 1_000_003 + number
-        torch.manual_seed(seed % 2**63)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
+        _reseed(seed % 2**63, method.device)
         self.images += 0 if self.rows is None else len(self.rows)
         for group in trainer.optimizers[0].param_groups:
             name = group.get("name", "")
@@ -373,20 +368,24 @@ class _Journal(Checkpoint):
         self, trainer: L.Trainer, method: L.LightningModule, loss: Tensor
     ) -> None:
         if not torch.isfinite(loss):
-            self._stop(float(loss))
+            self._stop(f"the loss is {loss.item()}")
 
-    def _stop(self, loss: float) -> None:
-        """Say which batch has no loss, and keep the names of its images."""
+    def _stop(self, why: str) -> None:
+        """Say in which batch it went wrong, and keep the names of its images.
+
+        Raises:
+            InputError: always.
+        """
         (epoch, number), rows = self.at, [] if self.rows is None else self.rows.tolist()
         ids = rows if self.names is None else [self.names[row] for row in rows]
         table = pd.DataFrame({"epoch": epoch, "batch": number, "row": rows, "image_id": ids})
         self.run.save_table("bad_batch", table)
         shown = ", ".join(str(name) for name in ids[:3]) + (", ..." if len(ids) > 3 else "")
-        ways = "a lower fit.lr, fit.clip 1"
+        ways = "a lower fit.lr" + ("" if self.how.clip else " or fit.clip 1")
         ways += "" if self.how.precision == "32" else " or fit.precision 32"
         raise InputError(
-            f"the loss is {loss} in epoch {epoch}, batch {number} (images {shown}; all are in "
-            f"bad_batch.csv); the step was not made: try {ways}"
+            f"{why} in epoch {epoch}, batch {number} (images {shown}; all are in bad_batch.csv); "
+            f"try {ways}"
         )
 
     def _ways_out(self) -> str:
@@ -395,15 +394,16 @@ class _Journal(Checkpoint):
             size = f"fit.people {p.people} x fit.images {p.images}"
         else:
             size = f"fit.batch_size {getattr(p, 'batch_size', '')}".strip()
-        return (
-            f"make the batch smaller ({size}), with fit.accumulate for as many images to a step, "
-            f"or choose fit.precision bf16"
-        )
+        ways = f"make the batch smaller ({size}), with fit.accumulate for as many images to a step"
+        return ways + (", or choose fit.precision bf16" if self.how.precision == "32" else "")
 
     # --- at the end of an epoch -----------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: L.Trainer, method: L.LightningModule) -> None:
         state, epoch = self.state, trainer.current_epoch
+        trained = (each for each in method.parameters() if each.requires_grad)
+        if not all(bool(torch.isfinite(each).all()) for each in trained):  # last.ckpt stays sound
+            self._stop("a weight is no finite number after the last step")
         row = {"epoch": epoch, **self._rates(trainer), **_logged(trainer)}
         validated = self._validate(trainer, method, epoch)
         state.history.append(row | validated)
@@ -413,15 +413,14 @@ class _Journal(Checkpoint):
             peak = round(torch.cuda.max_memory_allocated() / 2**20, 1)
             state.gpu_memory_mb = max(state.gpu_memory_mb, peak)
         self.run.save_table("history", pd.DataFrame(state.history))
+        self.board.add(epoch, state.history[-1])
+        # Before it the epoch is done again, after it never: what stands above must be there.
         last = checkpoints.write(self.folder / "last.ckpt", trainer.save_checkpoint)
         if self.how.keep_epochs:
             checkpoints.copy(last, _numbered(self.folder, epoch))
         # After last.ckpt: cut short in between, the best weights are those that it holds.
         if validated and state.best_epoch == epoch and self.check.by != "last":
             backbones.save(method.kept, self.best, _so_far(self.key, epoch), _heads(method))
-        for name, value in state.history[-1].items():
-            self.board.add_scalar(name, value, epoch)
-        self.board.flush()
         self._log(state.history[-1], seconds)
         trainer.should_stop = self.is_done()
         self.began, self.images, self.rates = time.monotonic(), 0, {}
@@ -443,7 +442,7 @@ class _Journal(Checkpoint):
         modes = {module: module.training for module in method.modules()}
         method.eval()
         with torch.no_grad():
-            found = check.measure()
+            found = _measured(check, trainer.strategy.root_device)
         method.to(trainer.strategy.root_device)
         for module, mode in modes.items():  # a frozen part may be in eval mode
             module.training = mode
@@ -462,7 +461,7 @@ class _Journal(Checkpoint):
         log, state, epochs = self.run.logger, self.state, self.how.epochs
         said = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         left = (epochs - row["epoch"] - 1) * state.seconds / len(state.history)
-        pace = f"{seconds:.1f} s, {self.images / seconds:.0f} images/s, {_span(left)} left"
+        pace = f"{seconds:.1f} s, {self.images / seconds:.0f} images/s, {progress.span(left)} left"
         log.info("epoch %d of %d: %s (%s)", row["epoch"] + 1, epochs, said, pace)
         if self.is_done() and row["epoch"] + 1 < epochs:
             tries = f"{state.stale} validations without a gain in {self.check.by}"
@@ -489,6 +488,41 @@ class _Journal(Checkpoint):
         backbones.save(method.kept, self.best, self.key, heads)
 
 
+def _reseed(seed: int, device: torch.device) -> None:
+    """Seed what draws; torch.manual_seed would take a millisecond for devices that are not used."""
+    torch.default_generator.manual_seed(seed)
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """The same bits each time; what comes after the fit goes on as it was.
+
+    Memory that nobody reads need not be filled, which is part of torch's setting and takes time.
+    """
+    memory, before = torch.utils.deterministic, torch.are_deterministic_algorithms_enabled()
+    filled, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        memory.fill_uninitialized_memory = filled
+        torch.use_deterministic_algorithms(before)
+
+
+def _measured(check: Check, target: torch.device) -> dict[str, float]:
+    try:
+        return check.measure()
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        raise InputError(
+            f"out of memory on {target} in the validation: choose a smaller embed.batch"
+        ) from None
+
+
 def _logged(trainer: L.Trainer) -> dict[str, float]:
     """Means over the epoch of all that the method logged."""
     logged = trainer.callback_metrics
@@ -496,54 +530,8 @@ def _logged(trainer: L.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in logged.items() if name not in twice}
 
 
-def _board(folder: Path, epoch: int) -> SummaryWriter:
-    """TensorBoard's file from an epoch on; what earlier files say of it is passed over."""
-    try:
-        return SummaryWriter(str(files.make(folder)), purge_step=epoch)
-    except OSError as error:
-        raise files.unwritable(folder, error) from None
-
-
 def _is_memory(error: Exception) -> bool:
     """Whether an error says that memory is used up; the CPU's allocator has no class of its own."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(sign in str(error) for sign in ("DefaultCPUAllocator", "ALLOC_FAILED"))
-
-
-def _span(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
-
-
-class _Bar(TQDMProgressBar):
-    """A bar for each epoch, and the time that is left of the fit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.drawn = 0.0
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
-        if time.monotonic() - self.drawn > REFRESH:
-            super().on_train_batch_end(trainer, *args)
-            self.drawn = time.monotonic()
-
-
-def _is_watched() -> bool:
-    """Whether somebody sees a bar: a terminal, or a notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return sys.stderr.isatty() or hasattr(shell, "kernel")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's lines on devices, tips and workers; warnings of ours are kept."""
-    logger = logging.getLogger("lightning.pytorch")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        try:
-            yield
-        finally:
-            logger.setLevel(before)
