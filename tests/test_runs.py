@@ -311,18 +311,70 @@ def test_every_plan_of_ours_can_be_read_and_the_demo_plan_is_small():
     assert len(plans.jobs("demo", "outputs")) + 1 <= 10
 
 
-def test_trained_weights_are_keyed_by_the_fit_and_not_by_figures(monkeypatch):
+def trained(split="s", seed=0, **overrides):
+    """What decides the weights of a fine-tuned encoder, by a module and all it imports."""
     from clipfh_lib.methods import contrastive
 
-    axes = ("demo_clip", "demo_clip", "demo_untrained", "demo")
+    axes = ("fine_tune", "demo", "demo", "demo", seed)
+    return runs.fit_content(params.load(*axes, overrides=overrides), split, contrastive, more="m")
 
-    def key(split="s", **overrides):
-        p = params.load(*axes, overrides=overrides)
-        return files.digest(runs.fit_content(p, split, contrastive))
 
-    assert key() == key(**{"loader.workers": 2}) == key(**{"embed.batch": 2})
-    assert len({key(), key("t"), key(**{"fit.epochs": 9}), key(**{"data.resize": "squash"})}) == 4
-    before, real = key(), runs._read_module
+def test_what_decides_trained_weights_is_flat_and_plain():
+    content = trained(**{"fit.unfreeze_blocks": {0: 2, 10: 4}})
+    assert all(isinstance(v, str | int | float | bool | list | None) for v in content.values())
+    assert json.loads(json.dumps(content)) == content
+    assert content["fit.lr"] > 0 and content["fit.augment.rotation"] >= 0
+    assert (content["fit.unfreeze_blocks.0"], content["fit.unfreeze_blocks.10"]) == (2, 4)
+    assert (content["more"], content["split"], content["seed"]) == ("m", "s", 0)
+    assert content["start"] == "demo" or len(content["start"]) == 64
+    assert {"code.clipfh_lib.methods.contrastive", "code.clipfh_lib.models.losses"} <= set(content)
+    assert len({files.digest(content), files.digest(trained())}) == 2
+
+
+@pytest.mark.parametrize(
+    "overrides, counts",
+    [
+        ({"fit.lr": 0.5}, True),
+        ({"fit.epochs": 9}, True),
+        ({"data.resize": "squash"}, True),
+        ({"loss_weight_triplet": 3}, True),
+        ({"model.freeze_bn": True}, True),
+        ({"seed": 1}, True),
+        ({"split": "t"}, True),
+        ({"fit.best_by": "loss"}, True),
+        ({"evaluation.distance": "euclidean"}, True),  # validation compares by it
+        ({"evaluation.distance": "euclidean", "fit.best_by": "last"}, "as last"),
+        ({"evaluation.resamples": 10}, False),
+        ({"embed.batch": 2}, False),
+        ({"loader.workers": 2}, False),
+        ({"device": "cpu"}, False),
+        ({"data.trials": 2}, False),  # what it changes, the split's hash has
+        ({"fit.keep_epochs": True}, False),
+        ({"fit.resume_from": "x.ckpt"}, False),
+    ],
+)
+def test_trained_weights_are_keyed_by_what_decides_them_and_nothing_else(overrides, counts):
+    axes = {name: overrides.pop(name) for name in ("seed", "split") if name in overrides}
+    other = trained(**axes, **overrides)
+    if counts == "as last":
+        assert other == trained(**{"fit.best_by": "last"})
+    else:
+        assert (other != trained()) == counts
+    assert (files.digest(other) != files.digest(trained())) == bool(counts)
+
+
+def test_weights_count_by_their_content_and_not_by_their_name(tmp_path):
+    for name, content in (("a.pt", b"1"), ("b.pt", b"1"), ("c.pt", b"2")):
+        (tmp_path / name).write_bytes(content)
+    one, same, other = (
+        trained(**{"model.weights": str(tmp_path / name)}) for name in ("a.pt", "b.pt", "c.pt")
+    )
+    assert one == same != other
+    assert {key for key in one if one[key] != other[key]} == {"start"}
+
+
+def test_code_of_figures_does_not_count_and_a_changed_module_is_named(monkeypatch):
+    before, real = trained(), runs._read_module
 
     def changed(path, time):
         code, imported = real(path, time)
@@ -330,6 +382,8 @@ def test_trained_weights_are_keyed_by_the_fit_and_not_by_figures(monkeypatch):
 
     monkeypatch.setattr(runs, "_read_module", changed)
     where = "figures.py"
-    assert key() == before
+    assert trained() == before
     where = "losses.py"
-    assert key() != before
+    assert {name for name in before if trained()[name] != before[name]} == {
+        "code.clipfh_lib.models.losses"
+    }

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -131,7 +132,7 @@ def scripted(values, by="mAP", every=1, patience=9):
         def measure():
             method.encoder.cpu().eval()
             weights = sum(float(tensor.double().sum()) for tensor in method.state_dict().values())
-            return {by: values[method.current_epoch], "weights": weights}
+            return {by: np.float64(values[method.current_epoch]), "weights": weights}
 
         return training.Check(measure, by, every, patience)
 

@@ -277,12 +277,12 @@ def _read(path: Path, what: dict[str, object]) -> tuple[dict, _State]:
     """
     try:
         content = checkpoints.read(path)
-        state = _State(**content["clipfh"])
+        there = content["clipfh"]["what"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"is damaged ({error})") from None
-    if other := checkpoints.difference(state.what, what):
+    if other := checkpoints.difference(there, what):
         raise ValueError(f"is of other parameters ({other})")
-    return content, state
+    return content, _State(**content["clipfh"])
 
 
 def _so_far(key: str, epoch: int) -> str:
@@ -362,7 +362,7 @@ class _Journal(Checkpoint):
         self.images += 0 if self.rows is None else len(self.rows)
         for group in trainer.optimizers[0].param_groups:
             name = group.get("name", "")
-            self.rates[name] = max(self.rates.get(name, 0.0), group["lr"])
+            self.rates[name] = max(self.rates.get(name, 0.0), float(group["lr"]))
 
     def on_before_backward(
         self, trainer: L.Trainer, method: L.LightningModule, loss: Tensor
@@ -447,7 +447,7 @@ class _Journal(Checkpoint):
         for module, mode in modes.items():  # a frozen part may be in eval mode
             module.training = mode
         if check.by != "last":
-            value = found[check.by]
+            value = float(found[check.by])
             worth = -math.inf if math.isnan(value) else -value if check.by == "loss" else value
             state.stale += 1
             if state.best_epoch is None or worth > state.best:
