@@ -84,6 +84,12 @@ def test_the_peak_of_every_schedule_is_the_configured_rate():
     assert found.index(max(found)) == 3, "a fifth of the steps"
 
 
+@pytest.mark.parametrize("warmup, steps", [(5, 4), (9, 4), (9, 1)])
+def test_a_warm_up_as_long_as_the_fit_leaves_one_step_to_fall(warmup, steps):
+    found = rates(steps, schedule="onecycle", warmup=warmup)
+    assert found.index(max(found)) == 5 * steps - 2 and max(found) == pytest.approx(0.1)
+
+
 def test_optimisers_are_those_that_are_named():
     one = [{"params": [nn.Parameter(torch.zeros(2))], "lr": 0.1, "weight_decay": 0.3}]
     made = {

@@ -95,7 +95,8 @@ def scheduled(optimizer: torch.optim.Optimizer, how: OptimParams, steps: int) ->
     if how.schedule == "onecycle":
         rates = [group["lr"] for group in optimizer.param_groups]
         share = how.warmup / how.epochs if how.warmup else 0.3
-        schedule = OneCycleLR(optimizer, rates, total_steps=total, pct_start=min(share, 1))
+        share = min(share, 1 - 1 / total)  # a step at least is left to fall in
+        schedule = OneCycleLR(optimizer, rates, total_steps=total, pct_start=share)
     else:
         rising = round(how.warmup * steps)
         schedule = LambdaLR(optimizer, lambda step: _factor(step, rising, total, steps, how))
