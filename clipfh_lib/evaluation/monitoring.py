@@ -74,7 +74,7 @@ def unseen(
     device = next(encoder.parameters()).device
     array = embeddings.encode(encoder, preprocess, data, embed, device, quiet=True)
     found = validation.leave_one_out(array, data.table, distance)
-    people = torch.from_numpy(loaders.classes(data.table))
+    people = torch.tensor(loaders.classes(data.table))
     return {**found, "loss": float(losses.supervised_contrastive(torch.from_numpy(array), people))}
 
 
@@ -102,6 +102,6 @@ def seen(
     for images in loaders.batches(data, loaders.InOrder(len(data), batch)):
         pixels = transforms.normalise(images.pixels, preprocess.mean, preprocess.std, device)
         found.append(logits(pixels).float().cpu())
-    scores, right = torch.cat(found), torch.from_numpy(targets)
+    scores, right = torch.cat(found), torch.tensor(targets)
     accuracy = (scores.argmax(dim=1) == right).float().mean()
     return {"accuracy": float(accuracy), "loss": float(F.cross_entropy(scores, right))}
