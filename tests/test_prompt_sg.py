@@ -35,6 +35,8 @@ SMALL = {
     "data.cut": "first_half",
     "fit.people": 2,
     "fit.images": 2,
+    "loss_triplet_levels": ["last", "projected", "guided"],
+    "feature_after_neck": False,
     "device": "cpu",
 }
 
@@ -256,6 +258,14 @@ def test_a_fit_keeps_encoder_and_heads_and_each_loss_that_is_on_has_its_column(d
     warm, _ = backbones.load(ModelParams(name="tiny_sg_vit", weights=str(run.folder)))
     assert backbones.sha256(warm) == backbones.sha256(method.encoder)
     assert found.array.shape == (len(data.test), 64) and np.isfinite(found.array).all()
+
+
+@pytest.mark.parametrize("model", ["tiny_sg_vit", "tiny_sg_resnet"])
+def test_a_fit_in_half_precision_learns_finite_weights(drawn, model):
+    keys = {"fit.precision": "bf16", "guide.dropout": 0.1, "guide.test": "fixed"}
+    _, method, history, *_ = train(drawn, epochs=1, model=model, **keys)
+    assert np.isfinite(history["train/loss"]).all() and history["val/mAP"].notna().all()
+    assert all(t.isfinite().all() for t in method.state_dict().values())
 
 
 def test_embeddings_keep_their_bytes_when_test_people_are_renamed(drawn):
