@@ -39,13 +39,13 @@ def table(drawn):
 @pytest.fixture
 def encoded(monkeypatch):
     """Paths of the images that were encoded, call by call."""
-    calls, real = [], embeddings._encode
+    calls, real = [], embeddings.encode
 
     def spy(encoder, preprocess, data, *rest):
         calls.append(list(data.table["path"]))
         return real(encoder, preprocess, data, *rest)
 
-    monkeypatch.setattr(embeddings, "_encode", spy)
+    monkeypatch.setattr(embeddings, "encode", spy)
     return calls
 
 
@@ -259,7 +259,7 @@ def test_what_a_run_saved_is_read_back_as_it_was_and_not_otherwise(clip, table, 
 
 
 def test_two_who_write_the_cache_at_once_lose_nothing(clip, table, drawn, monkeypatch):
-    real, calls = embeddings._encode, []
+    real, calls = embeddings.encode, []
 
     def meanwhile(*arguments):
         calls.append(1)
@@ -267,7 +267,7 @@ def test_two_who_write_the_cache_at_once_lose_nothing(clip, table, drawn, monkey
             extract(clip, table[5:9], drawn)
         return real(*arguments)
 
-    monkeypatch.setattr(embeddings, "_encode", meanwhile)
+    monkeypatch.setattr(embeddings, "encode", meanwhile)
     extract(clip, table[:5], drawn)
     assert len(calls) == 2
     extract(clip, table[:9], drawn)

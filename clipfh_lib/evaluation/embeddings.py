@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from clipfh_lib import files, runs
 from clipfh_lib.data import images, loaders, splits, transforms
 from clipfh_lib.files import InputError
+from clipfh_lib.learning import TrainedParams
 from clipfh_lib.models import backbones
 from clipfh_lib.models.backbones import Preprocess
 from clipfh_lib.schema import EmbedParams, ZeroShotParams
@@ -157,11 +158,17 @@ class Weighted(NamedTuple):
     embeddings: Embeddings
 
 
-def first_weights(p: ZeroShotParams) -> str:
+def first_weights(p: ZeroShotParams | TrainedParams) -> str:
     """The column `weights` of a run that trains nothing: a run folder's weights are trained."""
     if p.model.weights == "none":
         return "untrained"
     return "trained" if files.resolve(p.model.weights).is_dir() else "pretrained"
+
+
+def start_weights(p: TrainedParams) -> str:
+    """The column `weights` of a run that trains, before it does: `warm_start` from another run."""
+    before = first_weights(p)
+    return "warm_start" if before == "trained" else before
 
 
 def with_floors(

@@ -133,7 +133,13 @@ class FineTuning(L.LightningModule):
 
 
 def texts_of(table: pd.DataFrame, templates: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The captions that a table's rows have, each once, and which one each row has, (N,)."""
+    """The captions that a table's rows have, each once, and which one each row has, (N,).
+
+    Raises:
+        InputError: the data set knows no aspects.
+    """
+    if not {"aspect", "accessories"} <= set(table) or (table["aspect"] == "all").any():
+        raise InputError("captions.templates: this data set knows no aspect of its images")
     said = [
         " ".join(t.format(**captions.words(r["aspect"], r["accessories"])) for t in templates)
         for r in table.to_dict("records")
