@@ -22,6 +22,7 @@ DEMO = "python -m pip install -e . && snakemake --cores all demo"
 TEST = 'python -m pip install -e ".[test]" && python -m pytest'
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md"]
+DOCUMENTS += ["docs/troubleshooting.md"]
 
 
 def text(name):

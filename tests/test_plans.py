@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clipfh_lib import files, plans, runs
+from clipfh_lib import files, params, plans, runs
 from clipfh_lib.files import InputError
 
 TRAIN = {"notebook": "00_demo_clip", "dataset": "demo_clip", "backbone": "demo_untrained"}
@@ -120,10 +120,49 @@ def test_the_control_with_shuffled_prompts_goes_after_the_plain_run(stages):
         jobs(stages, FIRST, control)
 
 
-def test_the_demo_plan_is_at_most_ten_cells_and_tests_what_it_trains():
+def test_the_demo_plan_is_at_most_sixteen_cells_and_tests_what_it_trains():
     made = plans.jobs("demo", "outputs")
-    assert len(made) + 1 <= 10
+    assert len(made) + 1 <= 16
     trained = [job.folder for job in made if job.cell.name]
     tested = [job.cell.dataset for job in made if set(trained) & set(job.needs)]
     assert trained and sorted(tested) == ["demo", "demo_hd"]
     assert runs.folder("20_compare", "demo", "outputs").name == "20_compare"
+
+
+def test_the_demo_plan_has_every_notebook_and_the_control_after_the_plain_run():
+    made = plans.jobs("demo", "outputs")
+    assert {job.cell.notebook for job in made} == set(params.NOTEBOOKS)
+    own = [job for job in made if job.cell.notebook == SECOND["notebook"]]
+    plain, control = own
+    assert (plain.params.prompts.shuffle, control.params.prompts.shuffle) == (False, True)
+    assert plain.folder in control.needs and plans.first_stage(plain, "outputs").folder in (
+        set(plain.needs) & set(control.needs)
+    )
+
+
+def test_the_plan_of_a_thesis_is_backbones_by_data_sets_by_methods_by_seeds():
+    made = plans.jobs("thesis", "outputs")
+    sets = {"11k_dorsal_r", "11k_dorsal_l", "11k_palmar_r", "11k_palmar_l", "hd"}
+    for notebook in ("03_fine_tune", "05_clip_reid_encoder", "06_prompt_sg"):
+        axes = [
+            (job.cell.dataset, job.cell.backbone, job.cell.seed)
+            for job in made
+            if job.cell.notebook == notebook
+        ]
+        assert len(axes) == len(set(axes)) == 5 * 2 * 3
+        assert {axis[0] for axis in axes} == sets and {axis[2] for axis in axes} == {0, 1, 2}
+    needs = [job.needs for job in made if job.cell.notebook == SECOND["notebook"]]
+    assert all(len(folders) == 2 for folders in needs), "the preparation and its own prompts"
+
+
+def test_the_ablation_has_all_versions_of_each_backbone_with_their_first_stage():
+    made = plans.jobs("ablation", "outputs")
+    found = {}
+    for job in made:
+        found.setdefault((job.cell.notebook[:2], job.cell.backbone), []).append(job.cell.recipe)
+    names = [f"v{number}" for number in range(1, 12)]
+    assert found["05", "vit_b16"] == [*names[:6], "v9"] and found["05", "rn50"] == names[:10]
+    assert found["06", "vit_b16"] == found["06", "rn50"] == names
+    for job in made:
+        if job.cell.notebook == SECOND["notebook"]:
+            assert plans.first_stage(job, "outputs").folder in job.needs
