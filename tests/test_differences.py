@@ -123,6 +123,19 @@ def test_what_was_trained_is_compared_with_zero_shot_floors_and_its_rivals_alone
     assert set(differ.loc[both]) == {"prompts.shuffle: as it is against true"}
 
 
+def test_further_rows_of_what_a_run_trained_are_compared_within_it_alone(tmp_path):
+    folders = [
+        folder(tmp_path, f"06/{name}", "s", ranks("trained", 0.8, number),
+               ranks("trained_fixed", 0.7, number + 5), ranks("warm_start", 0.5, 9),
+               **trained("prompt_sg", recipe=name))
+        for number, name in enumerate(("v1", "v2"))
+    ]  # fmt: skip
+    within = [("trained", "trained_fixed"), ("trained", "warm_start")]
+    within += [("trained_fixed", "warm_start")]
+    expected = {(f"06/{n} {one}", f"06/{n} {other}") for n in ("v1", "v2") for one, other in within}
+    assert pairs(differences.of_runs(folders)) == expected | {("06/v1 trained", "06/v2 trained")}
+
+
 @pytest.mark.parametrize("key, value", [("embed", {"flip": "add"}), ("model", {"size": 96})])
 def test_zero_shot_that_was_evaluated_otherwise_does_not_stand_for_the_start(tmp_path, key, value):
     start = ranks("pretrained", 0.5, 1)

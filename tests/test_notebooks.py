@@ -140,7 +140,7 @@ def test_02_zero_shot_runs_where_there_are_no_file_numbers(project):
     assert notes["reason"].str.contains("rule of 30").any(), "3 distractors are too few"
 
 
-def trained(folder, losses: tuple[str, ...]) -> pd.DataFrame:
+def trained(folder, losses: tuple[str, ...], *more: str) -> pd.DataFrame:
     """What every run that trains an encoder keeps; gives its history."""
     made = found(folder)
     names = {"parts.csv", "ranks.csv", "cmc.csv", "checkpoints/best.safetensors"}
@@ -157,7 +157,7 @@ def trained(folder, losses: tuple[str, ...]) -> pd.DataFrame:
     columns = ["train/loss", *(f"train/{name}" for name in losses), "val/mAP", "val/rank1"]
     assert history[columns].notna().all().all() and (history[columns].nunique() > 1).any()
     metrics = pd.read_csv(folder / "metrics.csv")
-    assert set(metrics["weights"]) == {"trained", "pretrained"}
+    assert set(metrics["weights"]) == {"trained", "pretrained", *more}
     rank1 = metrics[(metrics["metric"] == "rank1") & metrics["subset"].isin(["all", "far"])]
     assert {"same_aspect", "all_aspects"} == set(rank1["gallery"])
     assert (rank1["low"] <= rank1["value"]).all() and (rank1["value"] <= rank1["high"]).all()
@@ -171,6 +171,44 @@ def test_03_fine_tune_trains_and_shows_what_it_gained(project):
     (folder,) = (project / "outputs/demo/03_fine_tune").iterdir()
     trained(folder, ("id", "triplet"))
     assert "gains.csv" in found(folder)["files"]
+
+
+def test_04_learns_prompts_that_05_takes_and_the_control_exchanges(project):
+    first = {key: value for key, value in TRAIN.items() if key.startswith("data.")}
+    executed(project, "04_clip_reid_prompts", {"overrides": {**first, "fit.epochs": 2}})
+    (folder,) = (project / "outputs/demo/04_clip_reid_prompts").iterdir()
+    made = found(folder)
+    names = {"checkpoints/prompts.safetensors", "nearest_words.csv", "similarity.csv", "parts.csv"}
+    names |= {f"figures/{name}.{kind}" for name in ("similarity", "layout", "curves")
+              for kind in ("pdf", "png")}  # fmt: skip
+    assert names <= set(made["files"]) and "metrics.csv" not in made["files"]
+    history = pd.read_csv(folder / "history.csv")
+    assert (history[["train/i2t", "train/t2i"]].nunique() == 2).all()
+    parts = pd.read_csv(folder / "parts.csv").set_index("part")["trained"]
+    assert parts[parts > 0].index.str.startswith("head").all(), "both encoders are frozen"
+
+    own = TRAIN | {"prompts.run": folder.relative_to(project).as_posix()}
+    executed(project, "05_clip_reid_encoder", {"overrides": own})
+    (plain,) = (project / "outputs/demo/05_clip_reid_encoder").iterdir()
+    trained(plain, ("id", "triplet", "i2t"))
+    assert found(plain)["prompts_sha256"] == made["prompts_sha256"]
+    executed(project, "05_clip_reid_encoder", {"overrides": own | {"prompts.shuffle": True}})
+    (other,) = set((project / "outputs/demo/05_clip_reid_encoder").iterdir()) - {plain}
+    trained(other, ("id", "triplet", "i2t"))
+    both = [pd.read_csv(run / "metrics.csv") for run in (plain, other)]
+    values = [one[one["weights"] == "trained"]["value"].to_numpy() for one in both]
+    assert (values[0] != values[1]).any(), "whose prompt it is makes a difference"
+    exchanged = pd.read_csv(other / "exchanged.csv")
+    assert exchanged["p"].notna().all() and len(exchanged)
+
+
+def test_06_prompt_sg_trains_and_compares_both_sentences(project):
+    executed(project, "06_prompt_sg", {"overrides": TRAIN})
+    (folder,) = (project / "outputs/demo/06_prompt_sg").iterdir()
+    more = "trained_fixed"
+    history = trained(folder, ("id", "triplet"), more)
+    assert history["train/supcon"].notna().all()
+    assert {"words.csv", "sentences.csv"} <= set(found(folder)["files"])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from clipfh_lib.evaluation import retrieval
 from clipfh_lib.reports import tables
 
 FLOORS = ("untrained", "untrained_reranked", "pixels")
-TRAINED = ("trained", "trained_reranked")
+TRAINED = "trained"  # also trained_reranked, trained_fixed: further rows of the same run
+STARTS = ("pretrained", "warm_start", "untrained")  # what a run measures before it trains
 METRICS = ("rank1", "mAP")
 SUBSETS = ("all", "far")
 VIEW = ["test_aspect", "gallery", "subset", "metric"]
@@ -43,7 +44,7 @@ class Ranked(NamedTuple):
     @property
     def trains(self) -> bool:
         """Whether these are weights that this run trained itself."""
-        return "fit" in self.params and self.weights in TRAINED
+        return "fit" in self.params and self.weights.startswith(TRAINED)
 
     def axes(self, *names: str) -> list[object]:
         """Some of the axes of the run."""
@@ -93,7 +94,7 @@ def over_seeds(folders: Iterable[str | Path]) -> pd.DataFrame:
     for methods in _of_splits(folders):
         groups: dict[str, list[Ranked]] = {}
         for one in methods:
-            if one.trains and one.weights == "trained":
+            if one.trains and one.weights == TRAINED:
                 own = one.axes("method", "backbone", "recipe", "overrides")
                 groups.setdefault(str(own), []).append(one)
         for same in groups.values():
@@ -158,23 +159,23 @@ def _pairs(methods: list[Ranked]) -> Iterator[tuple[Ranked, Ranked]]:
         elif one.run != other.run and not any(floors):
             if one.trains and other.trains:
                 alike = one.axes("backbone", "seed") == other.axes("backbone", "seed")
-                if alike and one.weights == other.weights:
+                if alike and one.weights == other.weights == TRAINED:
                     yield one, other
             elif one.trains:
-                if one.weights == "trained" and _zero_shot(one, methods) is other:
+                if one.weights == TRAINED and _zero_shot(one, methods) is other:
                     yield one, other
             elif "fit" not in one.params and "fit" not in other.params:
                 yield one, other
 
 
 def _zero_shot(one: Ranked, methods: list[Ranked]) -> Ranked | None:
-    """The pretrained weights that a run began with: of a run that trains nothing, else its own."""
+    """The weights that a run began with, as a run that trains nothing has them, else as its own."""
     own = None
     for other in methods:
-        if other.weights == "pretrained":
-            if "fit" not in other.params and _alike(one, other):
-                return other
-            own = other if other.run == one.run else own
+        if other.weights == "pretrained" and "fit" not in other.params and _alike(one, other):
+            return other
+        if other.run == one.run and other.weights in STARTS:
+            own = other
     return own
 
 

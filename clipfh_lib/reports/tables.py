@@ -226,7 +226,7 @@ def once(table: pd.DataFrame) -> pd.DataFrame:
     numbers = [name for name in table if name in COLUMNS]
     again = table.assign(backbone=table["backbone"].where(table["weights"] != "pixels", "none"))
     again[numbers] = again[numbers].round(9)
-    kept = table["weights"].isin(["trained", "trained_reranked"])
+    kept = table["weights"].str.startswith("trained")
     return table[kept | ~again.duplicated([*of, *numbers])].reset_index(drop=True)
 
 
