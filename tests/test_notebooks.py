@@ -172,6 +172,21 @@ def test_03_fine_tune_trains_and_shows_what_it_gained(project):
     trained(folder, ("id", "triplet"))
     assert "gains.csv" in found(folder)["files"]
 
+    cell = {"notebook": "03_fine_tune", "dataset": "demo", "backbone": "demo", "recipe": "demo"}
+    plan = {"cells": [{**cell, "overrides": TRAIN}]}
+    (project / "params/plans/tiny.yaml").write_text(yaml.safe_dump(plan))
+    executed(project, "20_compare", {"plan": "tiny"})
+    compared = project / "outputs/tiny/20_compare"
+    assert {"seeds.csv", "differences.csv"} <= set(found(compared)["files"])
+    row = pd.read_csv(compared / "differences.csv").iloc[0]
+    gained = pd.read_csv(folder / "gains.csv")
+    view = ["test_aspect", "gallery", "subset", "metric"]
+    own = gained[(gained[view] == row[view]).all(axis=1)].iloc[0]
+    assert (row["first"], row["second"]) == tuple(
+        f"03_fine_tune/{folder.name} {weights}" for weights in ("trained", "pretrained")
+    )
+    assert row["difference"] == pytest.approx(own["difference"])
+
 
 def test_04_learns_prompts_that_05_takes_and_the_control_exchanges(project):
     first = {key: value for key, value in TRAIN.items() if key.startswith("data.")}
