@@ -184,6 +184,14 @@ def test_best_weights_that_are_gone_come_from_their_epoch_or_the_fit_starts_anew
     pd.testing.assert_frame_equal(history, chosen[2])
 
 
+def test_what_is_left_of_another_fit_goes_when_a_fit_starts_anew(chosen, drawn):
+    folder = chosen[0].folder
+    with pytest.raises(KeyboardInterrupt):
+        validated(drawn, "chosen", what=WHAT | {"fit.lr": 1}, at={0: stop})
+    assert not list(folder.rglob("best.safetensors")) and not list(folder.rglob("fit.json"))
+    assert len(list(folder.glob("tensorboard/*"))) == 1  # of the new one
+
+
 def weights_key(path):
     with safe_open(path, "pt") as file:
         return file.metadata()["key"]
@@ -249,6 +257,16 @@ def test_a_fit_from_a_numbered_checkpoint_goes_on_from_its_own_last_one(chosen, 
         validated(drawn, "from", at={3 * STEPS: stop}, loop=loop)
     run, method, history = validated(drawn, "from", loop=loop)
     assert method.epochs == [3] and run.facts["resumed_at"] == [1, 3]
+    assert weights(run) == weights(chosen[0])
+    pd.testing.assert_frame_equal(history, chosen[2])
+
+
+def test_a_numbered_checkpoint_comes_before_a_later_last_one(chosen, drawn):
+    with pytest.raises(KeyboardInterrupt):
+        validated(drawn, "back", at={3 * STEPS: stop})
+    first = Path("back", *chosen[0].folder.parts[-3:], "checkpoints", "epoch_000.ckpt").resolve()
+    run, method, history = validated(drawn, "back", loop={"resume_from": str(first)})
+    assert method.epochs == [1, 2, 3] and run.facts["resumed_at"] == [1]
     assert weights(run) == weights(chosen[0])
     pd.testing.assert_frame_equal(history, chosen[2])
 
