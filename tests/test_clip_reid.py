@@ -137,7 +137,7 @@ def test_the_logged_losses_are_those_of_the_paper(hands, unit, temperature):
     one = first(hands, {**own, "fit.lr": 1e-12})
     images = torch.from_numpy(one.images.array)
     targets = loaders.classes(one.images.table)
-    texts = one.method.prompts.features(one.encoder)[targets]
+    texts = one.method.prompts.features(one.encoder)[torch.tensor(targets)]
     if unit:
         images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
     scores = (images @ texts.T / temperature).double().numpy()
@@ -484,3 +484,17 @@ def test_embeddings_do_not_depend_on_whom_the_test_images_show(hands, learn):
     other = test.assign(pid=draw.permutation(test["pid"]), aspect=draw.permutation(test["aspect"]))
     assert (other["pid"] != test["pid"]).mean() > 0.5
     assert embedded(two, test).tobytes() == embedded(two, other).tobytes()
+
+
+# --- other precisions ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_both_stages_run_in_half_precision_near_the_full_one(hands, learn):
+    whole, half = (first(hands, {"fit.precision": kind}).history for kind in ("32", "bf16"))
+    np.testing.assert_allclose(half["train/loss"], whole["train/loss"], rtol=0.05)
+    assert half["train/loss"].item() != whole["train/loss"].item()
+    own = {"learn_prompts": learn}
+    found = [second(hands, {**own, "fit.precision": kind}).history for kind in ("32", "bf16")]
+    np.testing.assert_allclose(found[1]["train/i2t"], found[0]["train/i2t"], rtol=0.1)
+    assert found[1]["train/i2t"].item() != found[0]["train/i2t"].item()

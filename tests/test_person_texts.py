@@ -16,18 +16,18 @@ def encoder():
 
 
 def test_a_token_that_is_a_word_finds_that_word(encoder):
-    said = ["very old hands", "broad thumb nail", "<|startoftext|> a scar"]
-    coded = prompts.tokens(said)[:, 1:4]
+    coded = prompts.tokens(["very old hands", "broad thumb nail", "a nail scar"])[:, 1:4]
+    coded[2, 1], coded[2, 2] = prompts.VOCABULARY - 2, prompts.VOCABULARY - 1  # start and end
     with torch.no_grad():
         tokens = encoder.token_embedding(coded) * 1.0001
     found = person_texts.nearest_words(encoder, tokens, PEOPLE)
     assert found[["pid", "aspect"]].drop_duplicates().values.tolist() == [list(p) for p in PEOPLE]
     assert found["token"].tolist() == [1, 2, 3] * 3
-    assert found["word"].tolist()[:6] == ["very", "old", "hands", "broad", "thumb", "nail"]
-    assert (found["distance"][:6] < 1e-3).all() and (found["length"] > 0.05).all()
+    assert found["word"].tolist()[:7] == "very old hands broad thumb nail a".split()
+    assert (found["distance"][:7] < 1e-3).all() and (found["length"] > 0.05).all()
     lengths = tokens.flatten(0, 1).norm(dim=1).numpy()
     np.testing.assert_allclose(found["length"], lengths, rtol=1e-5)
-    assert "startoftext" not in found["word"].iloc[6]
+    assert (found["distance"][7:] > 0.05).all()  # those two are no words
 
 
 def test_the_nearest_word_is_nearest_of_all(encoder):
