@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import open_clip
@@ -416,6 +417,28 @@ def test_missing_prompts_are_made_as_the_first_stage_makes_them(hands, small_rec
     again.run._lock.release(force=True)
     one = run_first(hands)
     assert one.learned.sha256 == two.learned.sha256 == prepared(hands).learned.sha256
+
+
+def test_prompts_that_were_cut_short_go_on_where_they_stopped(hands, small_recipes):
+    undisturbed = prepared(hands)
+    undisturbed.run._lock.release(force=True)
+    shutil.rmtree(undisturbed.run.folder)
+    step = clip_reid.PromptStage.training_step
+
+    def cut(method, batch, number):
+        if method.trainer.current_epoch == 1 and number == 2:
+            raise KeyboardInterrupt
+        return step(method, batch, number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(clip_reid.PromptStage, "training_step", cut)
+        prepared(hands)
+    (folder,) = (undisturbed.run.folder / "prompts" / "checkpoints").iterdir()
+    assert folder.name == "last.ckpt"
+    runs.files.lock(undisturbed.run.folder).release(force=True)
+    again = prepared(hands)
+    assert "taking up the fit" in log_of(again)
+    assert again.learned.sha256 == undisturbed.learned.sha256
 
 
 def test_prompts_of_another_seed_are_others(hands, small_recipes):
