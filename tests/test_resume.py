@@ -1,5 +1,6 @@
 """Fits that were killed, changed or damaged: they end with the same bits, or say why not."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -154,6 +155,32 @@ def test_weights_that_were_cut_short_are_made_again_from_the_checkpoint(unbroken
     assert "of another fit or damaged: made again" in log(run)
 
 
+def test_a_fit_that_starts_anew_starts_from_the_weights_that_it_was_given(chosen, drawn):
+    """Its finished weights are whole, and yet of no use."""
+    expected = weights(chosen[0])
+    (chosen[0].folder / "history.csv").unlink()
+    (chosen[0].folder / "checkpoints" / "last.ckpt").unlink()
+    run, method, history = validated(drawn, "chosen")
+    assert len(method.rates) == EPOCHS * STEPS and weights(run) == expected
+    pd.testing.assert_frame_equal(history, chosen[2])
+
+
+def test_a_full_disk_at_a_resume_is_told_and_leaves_what_is_there(chosen, drawn, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        validated(drawn, "full", at={2 * STEPS: stop})
+    folder = Path("full", *chosen[0].folder.parts[-3:]).resolve() / "checkpoints"
+    (folder / "best.safetensors").unlink()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left on device"):
+        patch.setattr(training.backbones, "save_file", full)
+        validated(drawn, "full")
+    run, method, _ = validated(drawn, "full")
+    assert method.epochs == [2, 3] and weights(run) == weights(chosen[0])
+
+
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("damage", ["gone", "one bit", "of another epoch"])
 def test_best_weights_that_are_gone_come_from_their_epoch_or_the_fit_starts_anew(
@@ -247,6 +274,9 @@ def test_a_fit_starts_from_a_numbered_checkpoint_in_another_run(chosen, drawn, p
     assert weights(run) == weights(chosen[0])  # of the second epoch, from the checkpoint beside
     pd.testing.assert_frame_equal(history, chosen[2])
     again, method, _ = validated(drawn, "from", loop=loop)
+    assert method.epochs == [] and weights(again) == weights(chosen[0])
+    (run.folder / "checkpoints" / "fit.json").unlink()
+    again, method, _ = validated(drawn, "from", loop={})  # and without, from its last one
     assert method.epochs == [] and weights(again) == weights(chosen[0])
 
 

@@ -26,6 +26,7 @@ from clipfh_lib.models import backbones, checkpoints
 from clipfh_lib.runs import Run
 from clipfh_lib.schema import LoopParams
 
+BEST = "best.safetensors"
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 ACCELERATOR = {"cpu": "cpu", "cuda": "gpu", "mps": "mps"}
 
@@ -58,6 +59,10 @@ class EpochData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """The loader of the epoch that the trainer stands at."""
         return self.make(self.trainer.current_epoch)
+
+
+class _Unfit(Exception):
+    """A checkpoint that this fit cannot go on from."""
 
 
 @dataclass
@@ -144,7 +149,8 @@ def _finished(method: L.LightningModule, run: Run, key: str) -> dict[str, object
         whole = done["key"] == key and files.sha256(history) == done["history_sha256"]
     except (OSError, ValueError):
         return None
-    whole &= backbones.restore(method.kept, folder / "best.safetensors", key, _heads(method))
+    # Last: a fit that starts anew must find the method as it was made.
+    whole = whole and backbones.restore(method.kept, folder / BEST, key, _heads(method))
     return done["facts"] if whole else None
 
 
@@ -201,23 +207,20 @@ def _begin(
     if last.is_file():
         try:
             found = _taken_up(method, run, last, what, how, check)
-        except ValueError as error:
+        except _Unfit as error:
             run.logger.warning("checkpoints/last.ckpt %s; the fit starts anew", error)
-    if found and found.resume_from != how.resume_from:
-        run.logger.info("checkpoints/last.ckpt began elsewhere than fit.resume_from says")
-        found = None
     start = last
-    if found is None and how.resume_from is not None:
+    if how.resume_from is not None and (found is None or found.resume_from != how.resume_from):
         start = files.resolve(how.resume_from)
         if not start.is_file():
             raise InputError(f"fit.resume_from: there is no file {start}")
         try:
             found = _taken_up(method, run, start, what, how, check)
-        except ValueError as error:
+        except _Unfit as error:
             raise InputError(f"fit.resume_from: {start} {error}") from None
         found.resume_from = how.resume_from
     if found is None:
-        old = [last.with_name("best.safetensors"), last.with_name("fit.json")]  # of another fit
+        old = [last.with_name(BEST), last.with_name("fit.json")]  # of another fit
         for path in [*old, *(run.folder / "tensorboard").glob("events.*")]:
             path.unlink(missing_ok=True)
         return _State(what, how.resume_from, threads=threads), None
@@ -245,10 +248,11 @@ def _taken_up(
     """State of a checkpoint of this fit; the method gets its weights, best.safetensors the best.
 
     Raises:
-        ValueError: it is damaged, of other parameters, or the best weights until then are gone.
+        _Unfit: it is damaged, of other parameters, or the best weights until then are gone; the
+            method is as it was.
     """
     content, state = _read(path, what)
-    best, heads, epoch = run.folder / "checkpoints" / "best.safetensors", _heads(method), None
+    best, heads, epoch = run.folder / "checkpoints" / BEST, _heads(method), None
     if check is not None and check.by != "last":
         epoch, key = state.best_epoch, files.digest(what)
         done = len(state.history) == how.epochs or state.stale >= check.patience
@@ -258,8 +262,8 @@ def _taken_up(
             if epoch != state.history[-1]["epoch"]:
                 try:
                     source, _ = _read(_numbered(path.parent, epoch), what)
-                except ValueError:
-                    raise ValueError(
+                except _Unfit:
+                    raise _Unfit(
                         f"needs the best weights until then, of epoch {epoch}, which are neither "
                         f"in checkpoints/best.safetensors nor in {_numbered(path.parent, epoch)}"
                     ) from None
@@ -273,15 +277,15 @@ def _read(path: Path, what: dict[str, object]) -> tuple[dict, _State]:
     """A checkpoint, and what it says of its fit.
 
     Raises:
-        ValueError: it is damaged, or of other parameters.
+        _Unfit: it is damaged, or of other parameters.
     """
     try:
         content = checkpoints.read(path)
         there = content["clipfh"]["what"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"is damaged ({error})") from None
+        raise _Unfit(f"is damaged ({error})") from None
     if other := checkpoints.difference(there, what):
-        raise ValueError(f"is of other parameters ({other})")
+        raise _Unfit(f"is of other parameters ({other})")
     return content, _State(**content["clipfh"])
 
 
@@ -309,9 +313,10 @@ class _Journal(Checkpoint):
         names: Sequence[str] | None,
         state: _State,
     ):
-        self.run, self.how, self.check, self.names, self.state = run, how, check, names, state
+        self.run, self.how, self.check, self.state = run, how, check, state
+        self.names = None if names is None else list(names)
         self.key, self.folder = files.digest(state.what), run.folder / "checkpoints"
-        self.best = self.folder / "best.safetensors"
+        self.best = self.folder / BEST
         self.rates: dict[str, float] = {}
         self.at, self.rows, self.images = (0, 0), None, 0  # epoch and batch, its rows
 
@@ -347,7 +352,7 @@ class _Journal(Checkpoint):
             self.state.resumed_at.append(trainer.current_epoch)
         if self.state.plateau:
             method.plateau.load_state_dict(self.state.plateau)
-        if torch.cuda.is_available():
+        if method.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.began = time.monotonic()
 
@@ -409,7 +414,7 @@ class _Journal(Checkpoint):
         state.history.append(row | validated)
         seconds = time.monotonic() - self.began
         state.seconds += seconds
-        if torch.cuda.is_available():
+        if method.device.type == "cuda":
             peak = round(torch.cuda.max_memory_allocated() / 2**20, 1)
             state.gpu_memory_mb = max(state.gpu_memory_mb, peak)
         self.run.save_table("history", pd.DataFrame(state.history))
@@ -534,4 +539,5 @@ def _is_memory(error: Exception) -> bool:
     """Whether an error says that memory is used up; the CPU's allocator has no class of its own."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return any(sign in str(error) for sign in ("DefaultCPUAllocator", "ALLOC_FAILED"))
+    signs = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
+    return any(sign in str(error) for sign in signs)
