@@ -16,7 +16,10 @@ SMALL = {
     "from_files": "--people 3 --images 2 --width 320 --repeats 1",
     "reranking": "--percent 10 --repeats 1",
     "start": "--repeats 1",
+    "prompts": "--people 4 --images 16 --repeats 1",
+    "training": "--people 4 --images 12 --width 160 --steps 2 --large 0",
 }
+DEMO = "one.BACKBONE = 'demo'\n"  # ViT-B/16 takes its time
 RANKS_PLUS_ONE = (
     "right = one.search.search\n"
     "one.search.search = lambda *a, **k: [f._replace(ranks=f.ranks + 1) for f in right(*a, **k)]"
@@ -43,6 +46,8 @@ def run(script, change, options=""):
         ("from_files", "one.COLD = 1e9"),
         ("reranking", "one.TARGETS = dict.fromkeys(one.TARGETS, 1e9)"),
         ("start", "one.PLAN = 0"),
+        ("prompts", f"{DEMO}one.TIMES = 1e9"),
+        ("training", "one.SMALL = one.GPU = 1e9"),
     ],
 )
 def test_it_agrees_with_its_reference_and_a_missed_target_ends_with_1(script, change):
@@ -74,6 +79,11 @@ def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
         (
             "decode_cache",
             "right = one.reference\none.reference = lambda path: right(path)[:, ::-1]",
+        ),
+        ("prompts", f"{DEMO}right = one.expected\none.expected = lambda *a: right(*a) + 0.1"),
+        (
+            "training",
+            "right = one.training.fit\none.training.fit = lambda *a, **k: right(*a, **k) * 1.01",
         ),
         (
             "from_files",
