@@ -106,8 +106,11 @@ def test_the_readme_has_a_row_for_each_notebook_and_names_no_other():
 def test_the_readme_lists_the_data_sets_backbones_and_recipes_that_there_are():
     assert in_axis("datasets") == set(params.names("datasets"))
     assert in_axis("backbones") == set(params.names("backbones"))
-    recipes = (ROOT / "params" / "recipes").glob("*/*.yaml")
-    assert in_axis("recipes") == {f"{path.parent.name}/{path.stem}" for path in recipes}
+    for folder in (ROOT / "params" / "recipes").iterdir():
+        ends = "|".join(params.names("backbones"))
+        there = {re.sub(f"_({ends})$", "", path.stem) for path in folder.glob("*.yaml")}
+        (row,) = re.findall(rf"^\| `{folder.name}` \| (.+) \|$", README, re.MULTILINE)
+        assert there == set(quoted(row)), folder.name
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
