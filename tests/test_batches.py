@@ -155,3 +155,21 @@ def test_one_cell_is_planned_from_its_axes(batch):
     status, output = batch("-n", "run", "--config", *words, "overrides={data.trials: 2}")
     assert status == 0, output
     assert "zero_shot" in output
+
+
+def test_a_second_stage_by_itself_counts_what_decides_the_prompts_that_it_makes(batch, project):
+    words = ["notebook=05_clip_reid_encoder", "dataset=demo", "backbone=demo", "recipe=demo"]
+
+    def keys() -> set[str]:
+        status, output = batch("-n", "run", "--config", *words)
+        assert status == 0 and "clip_reid_encoder" in output, output
+        return {path.read_text() for path in (project / "outputs/.cache/keys").iterdir()}
+
+    before = keys()
+    assert keys() == before and len(before) == 1
+    first = project / "params/recipes/clip_reid_prompts/demo.yaml"
+    first.write_text(first.read_text().replace("epochs: 12", "epochs: 11"))
+    assert not keys() & before
+    words.append("overrides={prompts.run: outputs/nowhere}")
+    status, output = batch("-n", "run", "--config", *words)
+    assert status != 0 and "outputs/nowhere: no complete run" in output.splitlines()[-1]
