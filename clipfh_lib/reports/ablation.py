@@ -21,6 +21,8 @@ RUN = ["method", "version", "backbone", "dataset", "seed", "changes"]
 VIEW = ["test_aspect", "gallery"]
 ENDS = ("", "_low", "_high")
 START = "start"
+SEMICOLON = "; "
+OF_PLACE = {"prompts.recipe", "prompts.run"}  # where the prompts stand: what they are is told
 NOTHING = "no run of this plan is a version: its recipes are not named v1, v2, ..."
 
 
@@ -45,8 +47,9 @@ def table(jobs: Sequence[Job]) -> pd.DataFrame:
         changes = "the first"
         if who in before:
             last, old = before[who]
-            front = "" if number == last + 1 else f"against v{last}: "
-            changes = front + _changed(old, content)
+            changes = _changed(old, content)
+            if number != last + 1:
+                changes = f"against v{last}{SEMICOLON}{changes}"
         before[who] = number, content
         row = dict(zip(RUN[2:5], who[1:], strict=True))
         row |= {"method": job.params.method, "version": f"v{number}", "changes": changes}
@@ -131,15 +134,29 @@ def _side_by_side(runs: pd.DataFrame, numbers: pd.DataFrame) -> pd.DataFrame:
     for version in order:
         of = runs[runs["version"] == version]
         said = of.drop_duplicates("backbone").set_index("backbone")["changes"]
-        alike = said.nunique() == 1
-        changes = said.iloc[0] if alike else "; ".join(f"{n}: {text}" for n, text in said.items())
-        row = {"version": version, "changes": changes}
+        row = {"version": version, "changes": _together(said.to_dict())}
         for name in names:
             mine = numbers[(numbers["version"] == version) & (numbers["backbone"] == name)]
             cells = [_cell(each, len(mine) > 1) for _, each in mine.iterrows()]
             row[name] = "; ".join(cells) or ("not run" if name in said else "")
         made.append(row)
     return pd.DataFrame(made)
+
+
+def _together(changes: dict[str, str]) -> str:
+    """The changes of several backbones: what is one for all, then what is each one's alone.
+
+    If they are against other versions before, nothing is one.
+    """
+    each = {name: text.split(SEMICOLON) for name, text in changes.items()}
+    first, *others = each.values()
+    against = {tuple(one for one in said if one.startswith("against ")) for said in each.values()}
+    shared = [one for one in first if all(one in said for said in others) and len(against) == 1]
+    parts = list(shared)
+    for name, said in each.items():
+        if own := SEMICOLON.join(one for one in said if one not in shared):
+            parts.append(f"{name} alone: {own}")
+    return SEMICOLON.join(parts)
 
 
 def _cell(row: pd.Series, seeds: bool) -> str:
@@ -180,10 +197,12 @@ def _changed(before: dict[str, object], now: dict[str, object]) -> str:
     """Key by key, what differs."""
     said = []
     for key in dict.fromkeys([*before, *now]):
+        if key in OF_PLACE:
+            continue
         old, new = (content.get(key) for content in (before, now))
         if old != new:
             said.append(f"{key}: {_text(old)} -> {_text(new)}")
-    return ", ".join(said) or "nothing"
+    return SEMICOLON.join(said) or "nothing"
 
 
 def _text(value: object) -> str:
