@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_a_plateau_remembers_what_it_saw_and_the_rate_that_it_set(drawn):
 
 def test_another_number_of_threads_is_told(drawn, caplog):
     with pytest.raises(KeyboardInterrupt):
-        fit(drawn, "threads", at={2 * STEPS: stop})
+        fit(drawn, "threads", at={0: lambda: time.sleep(0.3), 2 * STEPS: stop})
     count = torch.get_num_threads()
     try:
         torch.set_num_threads(count + 1)
@@ -120,6 +121,7 @@ def test_another_number_of_threads_is_told(drawn, caplog):
         torch.set_num_threads(count)
     assert f"the fit began with {count} threads and goes on with {count + 1}: its" in log(run)
     assert run.facts["fit_threads"] == count + 1 and run.facts["resumed_at"] == [2]
+    assert run.facts["fit_seconds"] >= 0.3  # before and after
 
 
 # --- damaged -------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ def test_weights_that_were_cut_short_are_made_again_from_the_checkpoint(unbroken
 def test_a_fit_that_starts_anew_starts_from_the_weights_that_it_was_given(chosen, drawn):
     """Its finished weights are whole, and yet of no use."""
     expected = weights(chosen[0])
-    (chosen[0].folder / "history.csv").unlink()
+    (chosen[0].folder / "history.csv").write_text("epoch\n0\n")
     (chosen[0].folder / "checkpoints" / "last.ckpt").unlink()
     run, method, history = validated(drawn, "chosen")
     assert len(method.rates) == EPOCHS * STEPS and weights(run) == expected

@@ -306,7 +306,7 @@ def test_a_loss_that_is_no_number_stops_the_fit_before_the_step(unbroken, drawn,
     with pytest.raises(InputError) as error:
         fit(drawn, "spoilt", spoil={STEPS + 2: lambda loss: loss * value})
     said = str(error.value)
-    assert f"the loss is {value} in epoch 1, batch 2 (images Hands/Hand_" in said
+    assert f"the loss is {value} in epoch 2 of {EPOCHS}, batch 3 (images Hands/Hand_" in said
     assert "fit.lr" in said and "fit.clip 1" in said and "\n" not in said
     bad = pd.read_csv(folder / "bad_batch.csv")
     order = np.random.default_rng([0, 1]).permutation(53)[20:30].tolist()
@@ -318,7 +318,9 @@ def test_a_loss_that_is_no_number_stops_the_fit_before_the_step(unbroken, drawn,
 
 
 def test_a_gradient_that_is_no_number_in_the_last_step_spoils_no_checkpoint(unbroken, drawn):
-    with pytest.raises(InputError, match="a weight is no finite number .* in epoch 1, batch 4"):
+    with pytest.raises(
+        InputError, match="a weight is no finite number .* in epoch 2 of 4, batch 5"
+    ):
         fit(drawn, "spoilt", spoil={2 * STEPS - 1: lambda loss: loss + (loss * 0).sqrt()})
     run, method, _ = fit(drawn, "spoilt")
     assert len(method.rates) == (EPOCHS - 1) * STEPS and weights(run) == weights(unbroken[0])

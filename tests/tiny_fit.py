@@ -111,7 +111,8 @@ def fit(
     run = runs.start("00_demo_clip", p, outputs)
     method = kind(**how)
     loop = LoopParams(**{"epochs": EPOCHS} | (loop or {}))
-    asked = {"device": "cpu", "check": check and check(method), "names": table["path"]}
+    names = table["path"].set_axis(range(9, 9 + len(table)))  # by place, and not by its index
+    asked = {"device": "cpu", "check": check and check(method), "names": names}
     try:
         history = training.fit(method, make, run, what, loop, **asked)
     finally:

@@ -389,8 +389,8 @@ class _Journal(Checkpoint):
         ways = "a lower fit.lr" + ("" if self.how.clip else " or fit.clip 1")
         ways += "" if self.how.precision == "32" else " or fit.precision 32"
         raise InputError(
-            f"{why} in epoch {epoch}, batch {number} (images {shown}; all are in bad_batch.csv); "
-            f"try {ways}"
+            f"{why} in epoch {epoch + 1} of {self.how.epochs}, batch {number + 1} (images {shown}; "
+            f"all are in bad_batch.csv); try {ways}"
         )
 
     def _ways_out(self) -> str:
