@@ -15,8 +15,8 @@ from clipfh_lib.files import InputError
 ASPECTS = ["dorsal_r", "dorsal_l", "palmar_r", "palmar_l", "all"]
 GALLERIES = ["same_aspect", "all_aspects", "default"]
 WEIGHTS = [
-    "trained", "trained_reranked", "pretrained", "pretrained_reranked", "untrained",
-    "untrained_reranked", "pixels",
+    "trained", "trained_reranked", "trained_composed", "trained_fixed", "warm_start", "pretrained",
+    "pretrained_reranked", "untrained", "untrained_reranked", "pixels",
 ]  # fmt: skip
 GAPS = {
     "gap_1": "1",
