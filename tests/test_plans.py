@@ -166,3 +166,15 @@ def test_the_ablation_has_all_versions_of_each_backbone_with_their_first_stage()
     for job in made:
         if job.cell.notebook == SECOND["notebook"]:
             assert plans.first_stage(job, "outputs").folder in job.needs
+
+
+@pytest.mark.parametrize("plan", ["demo", "ablation", "sample_learning"])
+def test_a_plan_and_the_second_stage_itself_mean_the_same_prompts(plan):
+    from clipfh_lib.methods import clip_reid  # imports torch, plans do not
+
+    jobs = [job for job in plans.jobs(plan, "outputs") if "encoder" in job.cell.notebook]
+    assert jobs
+    for job in jobs:
+        first = plans.first_stage(job, "outputs")
+        assert first.params == clip_reid.first_stage(job.params)
+        assert first.folder in job.needs
