@@ -21,6 +21,7 @@ from clipfh_lib.schema import (
 NotNegative = Annotated[float, Field(ge=0)]
 # Of an image tower, see models.towers.levels; guided: of PromptSG alone
 Level = Literal["before", "last", "projected", "guided"]
+Levels = Annotated[list[Level], Field(min_length=1)]
 
 
 class OptimParams(LoopParams):
@@ -65,13 +66,25 @@ class FitParams(OptimParams):
     eval_every: PositiveInt = 1  # epochs between validations
     patience: PositiveInt = 5  # validations without a gain, then the fit ends
 
+    @model_validator(mode="after")
+    def _frees_more_and_more(self) -> Self:
+        freed = self.unfreeze_blocks
+        if isinstance(freed, dict):
+            counts = [count for _, count in sorted(freed.items())]
+            if not counts or min(freed) < 0 or min(counts) < 0 or counts != sorted(counts):
+                raise ValueError(
+                    f"fit.unfreeze_blocks {freed}: epochs from 0, with blocks that grow or stay, "
+                    "such as {'0': 2, '10': 4}"
+                )
+        return self
+
 
 class LossParams(Common):
     """Which losses are added up, with which weights; `history.csv` has a column for each one on."""
 
     loss_use_id: bool = True  # cross-entropy over people, behind a BNNeck
     loss_weight_id: NotNegative = 1
-    loss_id_levels: list[Level] = ["projected"]
+    loss_id_levels: Levels = ["projected"]
     loss_smoothing: float = Field(0.1, ge=0, lt=1)  # of the labels, of all cross-entropies
     loss_use_arcface: bool = False
     loss_weight_arcface: NotNegative = 1
@@ -83,7 +96,7 @@ class LossParams(Common):
     loss_cosface_margin: float = Field(0.35, ge=0, lt=2)  # of the cosine
     loss_use_triplet: bool = True  # batch-hard
     loss_weight_triplet: NotNegative = 1
-    loss_triplet_levels: list[Level] = ["projected"]
+    loss_triplet_levels: Levels = ["projected"]
     loss_triplet_margin: NotNegative | None = 0.3  # a distance; null: the soft margin
     loss_use_center: bool = False
     loss_weight_center: NotNegative = 0.0005
@@ -101,7 +114,7 @@ class LossParams(Common):
     loss_text_temperature: Positive = 0.07  # of those three; 1 for the paper's raw features
     neck: bool = True  # BNNeck: classifiers stand behind a batch norm
     projection: PositiveInt | None = None  # width of one more linear map, e.g. 256 or 1024
-    feature: list[Level] = ["projected"]  # what is compared at test time, side by side
+    feature: Levels = ["projected"]  # what is compared at test time, side by side
     feature_after_neck: bool = False  # as it comes out of the BNNeck; needs loss_use_id there
 
     @model_validator(mode="after")
@@ -150,13 +163,32 @@ class TrainedParams(LossParams):
             raise ValueError("fit.schedule plateau needs a measure: fit.best_by mAP, rank1 or loss")
         if self.fit.warmup and self.fit.schedule == "plateau":
             raise ValueError("fit.schedule plateau takes no fit.warmup")
+        if self.fit.schedule == "plateau" and self.fit.step >= self.fit.patience:
+            raise ValueError(
+                f"fit.schedule plateau: fit.step {self.fit.step} validations without a gain lower "
+                f"the rate, fit.patience {self.fit.patience} end the fit before: make step smaller"
+            )
+        if self.fit.schedule == "multistep" and not self.fit.milestones:
+            raise ValueError("fit.schedule multistep needs fit.milestones, e.g. [40, 60]")
         return self
 
 
 class CaptionParams(Frozen):
     """Sentences of an image's table row, with {aspect}, {side}, {accessories}."""
 
-    templates: list[str] = ["A {aspect} {side} hand {accessories} accessories"]
+    templates: list[str] = Field(["A {aspect} {side} hand {accessories} accessories"], min_length=1)
+
+    @model_validator(mode="after")
+    def _fields(self) -> Self:
+        for template in self.templates:
+            try:
+                template.format(aspect="", side="", accessories="")
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(
+                    f"captions.templates: {error} in {template!r}; fields are "
+                    "{aspect}, {side}, {accessories}"
+                ) from None
+        return self
 
 
 class FineTuneParams(TrainedParams):
@@ -273,11 +305,11 @@ class GuideParams(Frozen):
 class PromptSgParams(TrainedParams):
     """06_prompt_sg."""
 
-    loss_id_levels: list[Level] = ["guided"]
-    loss_triplet_levels: list[Level] = ["last", "projected", "guided"]
+    loss_id_levels: Levels = ["guided"]
+    loss_triplet_levels: Levels = ["last", "projected", "guided"]
     loss_use_supcon: bool = True  # an image and the sentence with its word, both directions
     loss_weight_supcon: NotNegative = 0.5
-    feature: list[Level] = ["guided"]
+    feature: Levels = ["guided"]
     guide: GuideParams = GuideParams()
 
     @model_validator(mode="after")

@@ -118,7 +118,7 @@ def validate(kind: type[Frozen], content: dict, source: dict[str, str]) -> Froze
             raise InputError(
                 f"{key} is missing; put it into a file of params/ or overrides"
             ) from None
-        if not key:  # of parts that do not go together
+        if first["type"] == "value_error":  # of keys that do not go together
             raise InputError(first["msg"].removeprefix("Value error, ")) from None
         given, hint = first["input"], ""
         if said := _description(kind, key):

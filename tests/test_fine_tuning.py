@@ -118,7 +118,8 @@ def test_blocks_are_freed_when_their_epoch_comes(drawn, tmp_path):
     encoder, preprocess = tiny_clip.load(tmp_path)
     keys = {"fit.unfreeze_blocks": {"0": 0, "1": 1}, "fit.best_by": "last", "fit.warmup": 0}
     start = tensors(encoder)
-    first, *_ = fitted(recipe(drawn, **keys, **{"fit.epochs": 1}), encoder, preprocess)
+    one = {**keys, "fit.epochs": 1, "fit.unfreeze_blocks": {"0": 0}}
+    fitted(recipe(drawn, **one), encoder, preprocess)
     assert all(torch.equal(tensor, start[n]) for n, tensor in tensors(encoder).items())
     two = recipe(drawn, **keys, **{"fit.epochs": 2, "fit.schedule": "constant"})
     fitted(two, encoder, preprocess)
@@ -169,6 +170,33 @@ def test_published_validation_names_kept_images_of_the_training_people(hands, tm
     with pytest.raises(InputError, match="needs a head that names people"):
         off = recipe(hands, cut="first_half", **{**keys, "loss_use_id": False})
         fitted(off, encoder, preprocess)
+
+
+def test_what_cannot_be_measured_is_left_out_where_the_last_epoch_counts(drawn, hands, tmp_path):
+    encoder, preprocess = tiny_clip.load(tmp_path)
+    alone = {"loss_use_id": False, "data.val": "published", "fit.best_by": "last"}
+    alone |= {"fit.epochs": 1, "fit.warmup": 0}
+    p = recipe(hands, cut="first_half", **alone)  # a triplet names nobody
+    _, history, *_ = fitted(p, encoder, preprocess)
+    assert not [name for name in history if name.startswith("val/")]
+    i2t = {"loss_use_triplet": False, "loss_use_i2t": True, "fit.best_by": "loss"}
+    with pytest.raises(InputError, match="needs a head that names people"):
+        fitted(recipe(hands, cut="first_half", **{**alone, **i2t}), encoder, preprocess)
+    few = {"fit.epochs": 1, "fit.warmup": 0, "data.limit.images": 1, "fit.images": 2}
+    with pytest.raises(InputError, match="two images of an aspect"):  # at once, not after an epoch
+        fitted(recipe(drawn, **few), encoder, preprocess)
+    _, history, *_ = fitted(recipe(drawn, **few, **{"fit.best_by": "last"}), encoder, preprocess)
+    assert history["val/mAP"].isna().all()
+
+
+def test_what_is_freed_too_deep_or_nothing_at_all_is_refused_before_the_first_step(drawn, tmp_path):
+    encoder, preprocess = tiny_clip.load(tmp_path)
+    deep = {"fit.unfreeze_blocks": {"0": 1, "1": 9}, "fit.best_by": "last", "fit.epochs": 2}
+    with pytest.raises(InputError, match="fit.unfreeze_blocks is 9, .* 2 blocks"):
+        fitted(recipe(drawn, **deep), encoder, preprocess)
+    nothing = {"fit.frozen": ["text", "image"], "loss_use_id": False, "fit.best_by": "last"}
+    with pytest.raises(InputError, match="nothing is left to train"):
+        fitted(recipe(drawn, **nothing, **{"fit.epochs": 1}), encoder, preprocess)
 
 
 def test_a_backbone_without_text_refuses_losses_with_text(drawn):

@@ -293,6 +293,7 @@ ALL = {
     "image_to_text": losses.image_to_text,
     "text_to_image": losses.text_to_image,
     "image_to_people": losses.image_to_people,
+    "info_nce": lambda e, t, p: losses.info_nce(e, t, 10.0),
 }
 
 

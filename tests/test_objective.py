@@ -207,7 +207,8 @@ def test_logits_name_people_without_margins_and_by_texts_where_there_is_no_head(
     cosine = F.normalize(levels["projected"], dim=1) @ F.normalize(one.arcface.weight, dim=1).T
     torch.testing.assert_close(one.logits(levels), 30 * cosine)
     text = build(**OFF, loss_use_i2t=True, loss_text_normalise=False)
-    torch.testing.assert_close(text.logits(levels, texts()), levels["projected"] @ texts().T)
+    by_hand = levels["projected"] @ texts().T / 0.07
+    torch.testing.assert_close(text.logits(levels, texts()), by_hand)
     assert build(loss_use_id=False).logits(levels) is None
     first = build(loss_id_levels=["last", "projected"], neck=False)
     torch.testing.assert_close(
@@ -246,5 +247,18 @@ def test_a_recipe_that_cannot_work_is_refused_in_words():
         FineTuneParams(**{**keys, "data": published}, fit={**fit, "best_by": "rank1"})
     with pytest.raises(ValueError, match="accuracy needs data.val published"):
         FineTuneParams(**keys, fit={**fit, "best_by": "accuracy"})
-    with pytest.raises(ValueError, match="plateau takes no fit.warmup"):
-        FineTuneParams(**keys, fit={**fit, "schedule": "plateau", "warmup": 1})
+    for changed, said in (
+        ({"schedule": "plateau", "warmup": 1}, "plateau takes no fit.warmup"),
+        ({"schedule": "plateau"}, "fit.step 10 .* fit.patience 5 end the fit before"),
+        ({"schedule": "multistep"}, "needs fit.milestones"),
+        ({"unfreeze_blocks": {-1: 1, 1: 2}}, "epochs from 0"),
+        ({"epochs": 9, "unfreeze_blocks": {0: 3, 1: 2}}, "grow or stay"),
+        ({"epochs": 9, "unfreeze_blocks": {0: -1}}, "grow or stay"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            FineTuneParams(**keys, fit={**fit, **changed})
+    with pytest.raises(ValueError, match="captions.templates: 'colour' in 'A {colour} hand'"):
+        FineTuneParams(**keys, fit=fit, captions={"templates": ["A {colour} hand"]})
+    for name in ("loss_id_levels", "loss_triplet_levels", "feature"):
+        with pytest.raises(ValueError, match=name):
+            FineTuneParams(**keys, fit=fit, **{name: []})

@@ -34,14 +34,14 @@ def test_every_trainable_parameter_stands_in_one_group_with_its_rate_and_decay(e
     for group in found:
         for parameter in group["params"]:
             name = names[parameter]
-            base = {"encoder": 1e-3, "heads": 1e-2, "centres": 0.5}[group["name"]]
+            kind, _, biases = group["name"].partition("_")
+            base = {"encoder": 1e-3, "heads": 1e-2, "centres": 0.5}[kind]
+            assert bool(biases) == name.endswith("bias"), "the name of the peak that is logged"
             assert group["lr"] == base * (2 if name.endswith("bias") else 1), name
             spared = parameter.ndim < 2 or name.endswith(("positional_embedding", "centres"))
             assert group["weight_decay"] == (0 if spared else 0.2), name
-    assert {group["name"] for group in found} == {"encoder", "heads", "centres"}
-    assert found[0]["name"] == "encoder" and found[0]["lr"] == max(
-        group["lr"] for group in found if group["name"] == "encoder"
-    )
+    assert {group["name"] for group in found} == {"encoder", "encoder_biases", "heads", "centres"}
+    assert found[0]["name"] == "encoder" and found[0]["lr"] == 1e-3, "the configured rate is logged"
 
 
 def test_the_rate_falls_block_by_block_towards_the_input(encoder):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from clipfh_lib.files import InputError
+from clipfh_lib.learning import FitParams
 from clipfh_lib.models import backbones, towers
 from clipfh_lib.schema import ModelParams
 
@@ -147,3 +148,31 @@ def test_depth_rises_from_the_stem_through_the_blocks_to_the_projection():
     assert found["visual.transformer.resblocks.3.ln_1.weight"] == 4
     assert found["visual.ln_post.weight"] == found["visual.proj"] == 5
     assert not any(name.startswith(("text", "transformer")) for name in found)
+
+
+def test_the_table_of_parts_says_which_epoch_frees_a_block_and_leaves_the_first_one_set():
+    encoder, _ = network("demo_clip")
+    fit = FitParams(epochs=9, lr=1, lr_heads=1, unfreeze_blocks={0: 1, 4: 3})
+    towers.freeze(encoder, fit.frozen, 1)
+    before = trained(encoder)
+    table = towers.parts(encoder, None, fit).set_index("part")
+    freed = table["from_epoch"].dropna().astype(int).to_dict()
+    assert freed == {"image: block 4": 0, "image: block 3": 4, "image: block 2": 4}
+    assert table.loc["image: block 3", "frozen"] == 0 < table.loc["image: block 3", "trained"]
+    assert table.loc["image: block 1", "trained"] == 0 == table.loc["text", "trained"]
+    assert trained(encoder) == before
+
+
+def test_a_batch_norm_that_is_freed_later_begins_to_count_then():
+    encoder, images = network("RN50-quickgelu")
+    encoder.train()
+    towers.freeze(encoder, ["text"], 1)
+    towers.freeze(encoder, ["text"], 4)
+    before = {name: value.clone() for name, value in encoder.named_buffers() if "running" in name}
+    encoder.encode_image(images)
+    moved = {n for n, v in encoder.named_buffers() if n in before and not torch.equal(v, before[n])}
+    assert any(name.startswith("visual.layer1.") for name in moved)
+    assert not any(name.startswith("visual.bn1") for name in moved), "the stem stays frozen"
+    encoder.eval()
+    towers.freeze(encoder, ["text"], 4)
+    assert not any(module.training for module in encoder.modules()), "validation stays validation"

@@ -141,7 +141,10 @@ class PeopleImages(Sampler[list[int]]):
     def __init__(self, targets: Sequence[int], people: int, images: int, seed: int, epoch: int):
         known, place = np.unique(np.asarray(targets), return_inverse=True)
         if len(known) < people:
-            raise InputError(f"fit.people is {people}, there are {len(known)} people to train on")
+            raise InputError(
+                f"fit.people is {people}, there are {len(known)} people (or aspects of people) "
+                "to train on"
+            )
         self.rows = [np.flatnonzero(place == number) for number in range(len(known))]
         self.people, self.images, self.draw = people, images, [seed, epoch]
         self.count = max(1, len(place) // (people * images))

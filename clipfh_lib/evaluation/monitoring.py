@@ -1,5 +1,6 @@
 """What is measured between epochs: on people that are not trained, or on kept images of those."""
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from clipfh_lib.data import loaders, transforms
 from clipfh_lib.data.splits import Prepared
 from clipfh_lib.evaluation import embeddings, validation
 from clipfh_lib.files import InputError
-from clipfh_lib.learning import TrainedParams
+from clipfh_lib.learning import ClipReidEncoderParams, TrainedParams
 from clipfh_lib.models import losses
 from clipfh_lib.models.backbones import Preprocess
 from clipfh_lib.schema import EmbedParams
@@ -34,20 +35,34 @@ def measure(
 ) -> Callable[[], dict[str, float]]:
     """What validation measures after an epoch: `unseen` or `seen`, by `data.val`.
 
+    Returns:
+        What is called after an epoch. With `fit.best_by: last` what cannot be measured is left out.
+
     Raises:
-        InputError: nobody to validate on, or, with `data.val: published`, no head that names.
+        InputError: nobody to validate on, nobody with two images that are far enough apart, or,
+            with `data.val: published`, no head that names people; but for `fit.best_by: last`.
     """
+    by = p.fit.best_by
     if data.val.empty:
+        if by == "last":
+            return dict
         raise InputError("data.val: the split keeps nobody for validation; take fit.best_by last")
     images = loaders.HandImages(
         data.val, data.root, preprocess.size(p.data.resize), p.loader.workers
     )
     if p.data.val == "held_out":
-        return lambda: unseen(method.embedder(), preprocess, images, p.embed, p.evaluation.distance)
-    if not (p.loss_use_id or p.loss_use_arcface or p.loss_use_cosface or p.loss_use_i2t):
+        how = p.embed, p.evaluation.distance, by
+        if by in ("rank1", "mAP"):  # says now, and not after an epoch, if nobody can be searched
+            validation.leave_one_out(np.ones((len(images), 1), np.float32), images.table)
+        return lambda: unseen(method.embedder(), preprocess, images, *how)
+    texts = p.loss_use_i2t and isinstance(p, ClipReidEncoderParams)  # elsewhere of no person
+    if not (p.loss_use_id or p.loss_use_arcface or p.loss_use_cosface or texts):
+        if by == "last":
+            return dict
         raise InputError(
-            "data.val published needs a head that names people: loss_use_id, loss_use_arcface, "
-            "loss_use_cosface or loss_use_i2t; or take data.val held_out"
+            "data.val published needs a head that names people (loss_use_id, loss_use_arcface, "
+            "loss_use_cosface, in clip_reid_encoder also loss_use_i2t); or take fit.best_by last, "
+            "or data.val held_out"
         )
     both = loaders.classes(pd.concat([data.train, images.table]))  # all of val are in train too
     device = embeddings.device(p.device)
@@ -60,12 +75,15 @@ def unseen(
     data: loaders.HandImages,
     embed: EmbedParams,
     distance: str = "cosine",
+    needed: str = "mAP",
 ) -> dict[str, float]:
     """How well people are told apart whom nobody trained on: `data.val: held_out`.
 
     Args:
         encoder: has `encode_image`, (B, 3, H, W) -> (B, D); in eval mode, stays on its device.
         data: their images; `aspect` and `file_number` where known.
+        needed: the measure that must not be missing; another one is NaN where nobody has two
+            images for it.
 
     Returns:
         `rank1` and `mAP` of leave-one-out retrieval (`validation.leave_one_out`), and `loss`, the
@@ -73,9 +91,19 @@ def unseen(
     """
     device = next(encoder.parameters()).device
     array = embeddings.encode(encoder, preprocess, data, embed, device, quiet=True)
-    found = validation.leave_one_out(array, data.table, distance)
+    found = {"rank1": math.nan, "mAP": math.nan, "loss": math.nan}
+    try:
+        found |= validation.leave_one_out(array, data.table, distance)
+    except InputError:
+        if needed in ("rank1", "mAP"):
+            raise
     people = torch.tensor(loaders.classes(data.table))
-    return {**found, "loss": float(losses.supervised_contrastive(torch.from_numpy(array), people))}
+    try:
+        found["loss"] = float(losses.supervised_contrastive(torch.from_numpy(array), people))
+    except ValueError as error:
+        if needed == "loss":
+            raise InputError(f"data.val: {error}; take more people, or fit.best_by last") from None
+    return found
 
 
 @torch.inference_mode()

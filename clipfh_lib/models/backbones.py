@@ -29,6 +29,7 @@ from clipfh_lib.params import nearest
 from clipfh_lib.schema import ModelParams
 
 TIMM = "timm/"
+log = logging.getLogger(__name__)
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 TOKENS = "token_embedding.weight"
 HEADS = "heads."  # before the names of what is trained beside an encoder
@@ -304,6 +305,14 @@ def _best_of_run(folder: Path, name: str) -> Path:
     trained = made["params"]["model"]["name"]
     if trained != name:
         raise InputError(f"model.weights: {folder} trained {trained}, model.name is {name}")
+    how = made["params"]
+    plain = how.get("feature", ["projected"]) == ["projected"] and how.get("projection") is None
+    if not plain or how.get("feature_after_neck"):
+        log.warning(
+            "%s compares a feature of its heads; here the encoder's own is taken, which may be "
+            "better or worse",
+            folder,
+        )
     return runs.kept(folder, best)
 
 

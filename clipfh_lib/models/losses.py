@@ -27,7 +27,8 @@ def info_nce(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
         raise ValueError(
             f"needs two or more pairs, got {tuple(images.shape)}, {tuple(texts.shape)}"
         )
-    logits = scale * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T  # (B, B)
+    images, texts = F.normalize(_wide(images), dim=1), F.normalize(_wide(texts), dim=1)
+    logits = scale * _products(images, texts)  # (B, B)
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 

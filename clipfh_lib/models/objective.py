@@ -153,7 +153,7 @@ class Objective(nn.Module):
             images = levels["projected"]
             if self.p.loss_text_normalise:
                 images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
-            return images @ texts.T
+            return images @ texts.T / self.p.loss_text_temperature
         return None
 
     def feature(self, levels: Levels) -> Tensor:

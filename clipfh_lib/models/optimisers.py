@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
+from clipfh_lib.files import InputError
 from clipfh_lib.learning import FitParams, OptimParams
 from clipfh_lib.models import towers
 
@@ -45,6 +46,9 @@ def of_fit(encoder: nn.Module, heads: nn.Module, fit: FitParams) -> list[dict]:
     Args:
         encoder: of `backbones.load`; what gets a gradient now is trained.
         heads: an Objective, or others.
+
+    Raises:
+        InputError: there is nothing to train.
     """
     place = towers.depths(encoder) if fit.layer_decay < 1 else {}
     end = max(place.values(), default=0)
@@ -52,7 +56,8 @@ def of_fit(encoder: nn.Module, heads: nn.Module, fit: FitParams) -> list[dict]:
 
     def put(kind: str, name: str, parameter: nn.Parameter, rate: float, decay: float) -> None:
         spared = _spared(name, parameter, SPARED)
-        rate *= fit.bias_rate if name.endswith("bias") else 1
+        if name.endswith("bias") and fit.bias_rate != 1:  # a name of its own: its rate is logged
+            kind, rate = f"{kind}_biases", rate * fit.bias_rate
         one = {"name": kind, "lr": rate, "weight_decay": 0.0 if spared else decay, "params": []}
         found.setdefault((kind, rate, one["weight_decay"]), one)["params"].append(parameter)
 
@@ -66,6 +71,8 @@ def of_fit(encoder: nn.Module, heads: nn.Module, fit: FitParams) -> list[dict]:
             rate = fit.lr_centres if centres else fit.lr_heads
             decay = 0.0 if centres else fit.weight_decay
             put("centres" if centres else "heads", name, parameter, rate, decay)
+    if not found:
+        raise InputError("fit.frozen, fit.unfreeze_blocks: nothing is left to train, and no head")
     return sorted(found.values(), key=lambda one: -one["lr"] * (one["name"] == "encoder"))
 
 
@@ -84,7 +91,8 @@ def scheduled(optimizer: torch.optim.Optimizer, how: OptimParams, steps: int) ->
 
     All but `onecycle` (Smith & Topin 2018, arXiv:1708.07120, as torch has it: it begins at a 25th
     of the rate) and `plateau` warm up linearly from `warmup_from` of the rate and then follow their
-    own shape; a group's own rate is the peak.
+    own shape; a group's own rate is the peak. `onecycle` also cycles the first beta of Adam, or the
+    momentum, between 0.95 and 0.85.
 
     Args:
         steps: of the optimiser in an epoch.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from clipfh_lib.files import InputError
+from clipfh_lib.learning import FitParams
 from clipfh_lib.models.backbones import ImageTower, input_size
 
 Hooks = dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]]
@@ -173,8 +174,9 @@ def freeze(encoder: nn.Module, frozen: Sequence[str], last_blocks: int | None = 
     for module in encoder.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             own = list(module.parameters())
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.eval()
+            if own:
+                free = any(parameter.requires_grad for parameter in own)
+                module.train(encoder.training and free)
 
 
 def lay_out(encoder: nn.Module, training: bool) -> None:
@@ -216,32 +218,53 @@ def depths(encoder: nn.Module) -> dict[str, int]:
     return found
 
 
-def parts(encoder: nn.Module, heads: nn.Module | None = None) -> pd.DataFrame:
-    """How many parameters each part has, and how many of them are trained now.
+def parts(
+    encoder: nn.Module, heads: nn.Module | None = None, fit: FitParams | None = None
+) -> pd.DataFrame:
+    """How many parameters each part has, and how many of them are trained.
+
+    Args:
+        encoder: of `backbones.load`; what gets a gradient now is trained.
+        heads: likewise.
+        fit: where it frees blocks epoch by epoch, what is freed at some time counts as trained.
 
     Returns:
-        Columns `part, parameters, trained, frozen`: the stem, each block and the rest of the image
-        tower, projections, the text encoder, then each head.
+        Columns `part, parameters, trained, frozen`, and `from_epoch`, the first epoch that trains
+        some of it: the stem, each block and the rest of the image tower, projections, the text
+        encoder, then each head.
     """
+    schedule = fit.unfreeze_blocks if fit is not None else None
+    epochs = sorted(schedule) if isinstance(schedule, Mapping) else [0]
+    found: dict[str, list[int | None]] = {}
+    for epoch in epochs:
+        if isinstance(schedule, Mapping):
+            freeze(encoder, fit.frozen, trained_blocks(schedule, epoch))
+        for part, (trained, frozen) in _counts(encoder, heads).items():
+            row = found.setdefault(part, [trained + frozen, 0, 0, None])
+            row[1:3] = trained, frozen  # blocks are freed, never frozen again
+            row[3] = epoch if trained and row[3] is None else row[3]
+    if isinstance(schedule, Mapping):
+        freeze(encoder, fit.frozen, trained_blocks(schedule, 0))
+    names = ["parameters", "trained", "frozen", "from_epoch"]
+    table = pd.DataFrame.from_dict(found, orient="index", columns=names)
+    return table.astype({"from_epoch": "Int64"}).rename_axis("part").reset_index()
+
+
+def _counts(encoder: nn.Module, heads: nn.Module | None) -> dict[str, list[int]]:
+    """Part -> parameters that are trained, and that are frozen, now."""
     try:
         place, last = depths(encoder), len(blocks(encoder)) + 1
     except InputError:
         place, last = {}, 1
-    rows = []
+    found: dict[str, list[int]] = {}
     for name, parameter in encoder.named_parameters():
         part = part_of(name, encoder)
         if part == "image" and name in place:
-            depth = place[name]
             named = {0: "image: before the blocks", last: "image: after the blocks"}
-            part = named.get(depth, f"image: block {depth}")
-        rows.append((part, parameter))
+            part = named.get(place[name], f"image: block {place[name]}")
+        found.setdefault(part, [0, 0])[not parameter.requires_grad] += parameter.numel()
     for name, parameter in heads.named_parameters() if heads is not None else ():
-        rows.append((f"head: {name.rpartition('.')[0] or name}", parameter))
-    found: dict[str, list[int]] = {}
-    for part, parameter in rows:
-        count = found.setdefault(part, [0, 0])
-        count[not parameter.requires_grad] += parameter.numel()
-    return pd.DataFrame(
-        [(part, sum(count), *count) for part, count in found.items()],
-        columns=["part", "parameters", "trained", "frozen"],
-    )
+        part = f"head: {name.rpartition('.')[0] or name}"
+        found.setdefault(part, [0, 0])[not parameter.requires_grad] += parameter.numel()
+    image_first = sorted(found, key=lambda part: not part.startswith("image"))
+    return {part: found[part] for part in image_first}
