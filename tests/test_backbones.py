@@ -477,3 +477,19 @@ def test_a_frozen_batch_norm_keeps_its_statistics_and_its_outputs(name, tmp_path
         assert before
         moved[encoder] = sum(not torch.equal(before[k], after[k]) for k in before) / len(before)
     assert moved == {plain: 1.0, frozen: 0.0}
+
+
+@pytest.mark.parametrize(
+    "how, said", [({}, 0), ({"feature": ["projected"], "projection": None}, 0),
+                  ({"feature_after_neck": True}, 1), ({"feature": ["guided"]}, 1),
+                  ({"projection": 256}, 1)],
+)  # fmt: skip
+def test_weights_of_a_run_that_compares_a_feature_of_its_heads_come_with_a_word(
+    how, said, tmp_path, caplog
+):
+    folder = run_folder(tmp_path / "run", load(SMALL)[0], SMALL)
+    made = files.read_sealed(folder / "manifest.json")
+    made["params"] |= how
+    files.write_sealed(folder / "manifest.json", made)
+    load(SMALL, folder)
+    assert caplog.text.count("compares a feature of its heads") == said

@@ -226,3 +226,26 @@ def test_texts_are_listed_once_and_each_row_knows_its_own(drawn):
         aspect, side = row.aspect.split("_")
         assert said[number] == f"A {aspect} {sides[side]} hand"
     assert files.digest(said) == files.digest(sorted(said))
+
+
+def test_a_fit_cut_short_goes_on_with_the_blocks_of_its_epoch(drawn, tmp_path, monkeypatch):
+    keys = {"fit.epochs": 3, "fit.unfreeze_blocks": {"0": 1, "1": 2}, "fit.warmup": 0}
+    keys |= {"fit.layer_decay": 0.7, "fit.augment.crop": 0.7, "loss_use_center": True}
+    p, found = recipe(drawn, **keys), {}
+    step = fine_tuning.FineTuning.training_step
+
+    def stops(method, batch, number):
+        if method.current_epoch == 2:
+            raise KeyboardInterrupt
+        return step(method, batch, number)
+
+    for outputs in ("unbroken", "broken"):
+        if outputs == "broken":
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr(fine_tuning.FineTuning, "training_step", stops)
+                fitted(p, *tiny_clip.load(tmp_path), outputs)
+        encoder, preprocess = tiny_clip.load(tmp_path)
+        method, history, *_ = fitted(p, encoder, preprocess, outputs)
+        found[outputs] = backbones.sha256(encoder), backbones.sha256(method.heads)
+        found[outputs] += (history.to_csv(),)
+    assert found["broken"] == found["unbroken"]
