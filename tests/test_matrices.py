@@ -93,6 +93,22 @@ def test_runs_that_differ_in_overrides_alone_keep_a_row_each(tmp_path, apart):
     assert ("overrides" in matrix) == (apart == "the test")
 
 
+@pytest.mark.parametrize("zero_shot", [True, False])
+def test_where_training_began_is_one_row_whatever_trained_from_there(tmp_path, zero_shot):
+    found = []
+    if zero_shot:
+        start = metrics(weights=("pretrained",))
+        found.append(finished(tmp_path, "demo", "02_zero_shot/demo-default-seed0", start))
+    for number, name in enumerate(("03_fine_tune", "05_clip_reid_encoder")):
+        start = metrics(weights=("pretrained",), shift=0.01 * number)
+        both = pd.concat([start.replace("pretrained", "trained"), start])
+        fit = {"fit": {"epochs": 1}, "recipe": f"recipe{number}", "seed": 0}
+        found.append(finished(tmp_path, "demo", f"{name}/demo-demo-seed0", both, **fit))
+    matrix = matrices.printed(matrices.train_by_test(found))
+    assert matrix["weights"].tolist().count("pretrained") == 1
+    assert matrix["weights"].tolist().count("trained") == 2
+
+
 def test_a_plan_that_trains_nothing_has_a_row_of_pretrained_weights(folders):
     matrix = matrices.printed(matrices.train_by_test(folders[:1]))
     assert list(matrix["weights"]) == ["pretrained"]
