@@ -62,8 +62,8 @@ def test_changes_are_those_of_the_resolved_parameters_against_the_version_before
     table = ablation.table(jobs).set_index(["backbone", "version"])["changes"]
     assert set(table.index.get_level_values("version")) == {"start", "v1", "v2", "v4"}
     assert table["demo", "v1"] == "the first"
-    assert table["demo", "v2"] == "fit.lr: 0.0002 -> 1e-05"
-    own = "fit.lr: 0.0002 -> 0.0001; loss_use_triplet: on -> off"
+    assert table["demo", "v2"] == "fit.lr: 0.0005 -> 1e-05"
+    own = "fit.lr: 0.0005 -> 0.0001; loss_use_triplet: on -> off"
     assert table["demo_untrained", "v2"] == own
     assert table["demo", "v4"] == "against v2; fit.unfreeze_blocks: none -> 2"
 
@@ -76,8 +76,8 @@ def test_both_backbones_stand_side_by_side_and_what_was_not_run_is_said(jobs):
     assert "30.0 [25.0, 35.0] / 40.0 [35.0, 45.0] / 10.0 [5.0, 15.0] |" in rows["| start"]
     cell = "60.0 [55.0, 65.0] / 70.0 [65.0, 75.0] / 40.0 [35.0, 45.0]"
     assert rows["| v2"].endswith(f"| {cell} | {cell} |")
-    own = "fit.lr: 0.0002 -> 0.0001; loss_use_triplet: on -> off"
-    assert f"| demo alone: fit.lr: 0.0002 -> 1e-05; demo_untrained alone: {own} |" in rows["| v2"]
+    own = "fit.lr: 0.0005 -> 0.0001; loss_use_triplet: on -> off"
+    assert f"| demo alone: fit.lr: 0.0005 -> 1e-05; demo_untrained alone: {own} |" in rows["| v2"]
     assert "| against v2; fit.unfreeze_blocks: none -> 2; demo_untrained alone: " in rows["| v4"]
     assert rows["| v4"].endswith("| not run |")
     assert "## fine_tune: demo, all, same_aspect, demo figures" in text

@@ -352,7 +352,8 @@ def test_where_texts_alone_name_people_they_give_the_logits(hands):
     with torch.no_grad():
         found = two.method.logits(pixels)
         images = F.normalize(two.encoder.encode_image(pixels), dim=1)
-    torch.testing.assert_close(found, images @ F.normalize(two.learned.features, dim=1).T)
+    products = images @ F.normalize(two.learned.features, dim=1).T
+    torch.testing.assert_close(found, products / two.p.loss_text_temperature)
     measured = monitoring.measure(two.method, two.preprocess, two.data, two.p)()
     assert set(measured) == {"accuracy", "loss"} and 0 < measured["loss"] < 10
     assert two.history["train/accuracy"].notna().all()

@@ -28,7 +28,7 @@ from clipfh_lib.files import InputError
 from clipfh_lib.methods import training
 from clipfh_lib.models import backbones
 from clipfh_lib.models.backbones import Preprocess
-from clipfh_lib.schema import EmbedParams, ModelParams
+from clipfh_lib.schema import EmbedParams, LoopParams, ModelParams
 
 PACKAGE = Path(files.__file__).parents[1]
 TURN = Image.Transpose
@@ -483,9 +483,10 @@ def prepared_tables(drawn):
 
 
 def checkpoint(drawn):
-    run, *_ = tiny_fit.fit(drawn, "outputs", epochs=1)
+    run, method, _ = tiny_fit.fit(drawn, "outputs", loop={"epochs": 1})
     path = run.folder / "checkpoints" / "last.ckpt"
-    return [path], lambda: training._can_resume(path, run, "key")
+    fit = method, run, tiny_fit.WHAT, LoopParams(epochs=1), None
+    return [path], lambda: training._begin(*fit)[1] == path
 
 
 KINDS = [
@@ -565,7 +566,7 @@ def writers(n):
         "embeddings.safetensors": lambda: embeddings.save(found, run.folder),
         "best.safetensors": lambda: backbones.save(nn.Linear(n, 9), best, "key"),
         "pixels": lambda: images.decode(ROOT, paths, images.Size(64, 64)),
-        "last.ckpt": lambda: tiny_fit.fit(ROOT, f"outputs{n}", epochs=1),
+        "last.ckpt": lambda: tiny_fit.fit(ROOT, f"outputs{n}", loop={"epochs": 1}),
     }
 for write in writers(3).values():
     write()
