@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from clipfh_lib.data import images, loaders, transforms
 from clipfh_lib.data.images import Size
 from clipfh_lib.files import InputError
+from clipfh_lib.learning import FitParams
 from clipfh_lib.schema import AugmentParams
 
 
@@ -147,7 +148,6 @@ def test_people_and_images_are_dealt_out_evenly(sizes, people, each, seed):
     order = loaders.PeopleImages(targets, people, each, seed, 0)
     found = list(order)
     assert len(found) == len(order) == max(1, sum(sizes) // (people * each))
-    assert order.short == sum(size < each for size in sizes)
     for batch in found:
         assert len(batch) == people * each
         grid = targets[batch].reshape(people, each)
@@ -187,7 +187,13 @@ def test_people_and_images_are_decided_by_seed_and_epoch_alone():
 def test_people_with_few_images_are_counted_and_repeated():
     targets = np.array([5, 5, 5, 5, 5, 8, 8, 9])
     order = loaders.PeopleImages(targets, 3, 4, 0, 0)
-    assert len(order) == 1 and order.short == 2
+    assert len(order) == 1
+    counted = np.array([0, 0, 0, 0, 0, 1, 1, 2])
+    fit = FitParams(epochs=1, lr=1, lr_heads=1, people=3, images=4)
+    line = loaders.said(counted, fit)
+    assert "8 images of 3 classes" in line and "3 x 4; 2 have fewer than 4 images" in line
+    plain = fit.model_copy(update={"sampler": "shuffle"})
+    assert loaders.said(counted, plain).endswith("batches of 32, shuffled")
     rows = next(iter(order))
     assert [rows.count(row) for row in (5, 6, 7)] == [2, 2, 4]
     assert len({row for row in rows if row < 5}) == 4

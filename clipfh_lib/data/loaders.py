@@ -128,7 +128,7 @@ class PeopleImages(Sampler[list[int]]):
 
     Those that were taken least often in the epoch come first, chance decides among equals: neither
     two people nor two images of a person differ by more than one turn. Who has fewer than `images`
-    gives all, and some again; `short` counts such people. An epoch has as many batches as hold each
+    gives all, and some again. An epoch has as many batches as hold each
     image once on average, rounded down, and at least one; each batch is full.
 
     Args:
@@ -148,7 +148,6 @@ class PeopleImages(Sampler[list[int]]):
         self.rows = [np.flatnonzero(place == number) for number in range(len(known))]
         self.people, self.images, self.draw = people, images, [seed, epoch]
         self.count = max(1, len(place) // (people * images))
-        self.short = sum(len(rows) < images for rows in self.rows)
 
     def __len__(self) -> int:
         return self.count

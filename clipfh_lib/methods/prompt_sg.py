@@ -126,8 +126,7 @@ class PromptSG(L.LightningModule):
 
     def free(self, epoch: int) -> None:
         """Freeze what the recipe freezes in an epoch."""
-        count = towers.trained_blocks(self.p.fit.unfreeze_blocks, epoch)
-        towers.freeze(self.encoder, self.p.fit.frozen, count)
+        towers.free(self.encoder, self.p.fit, epoch)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, F), what is compared at test time."""

@@ -123,13 +123,17 @@ def _factor(step: int, rising: int, total: int, steps: int, how: OptimParams) ->
         return how.warmup_from + (1 - how.warmup_from) * (step + 1) / rising
     epoch = step // steps
     if how.schedule == "cosine":
-        wave = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-        return how.lr_end + (1 - how.lr_end) * wave
+        return how.lr_end + (1 - how.lr_end) * _wave(step, rising, total)
     if how.schedule == "step":
         return how.gamma ** (epoch // how.step)
     if how.schedule == "multistep":
         return how.gamma ** sum(epoch >= at for at in how.milestones)
     return 1.0
+
+
+def _wave(step: int, rising: int, total: int) -> float:
+    """Half a cosine, from 1 after the warm-up to 0 at the end."""
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> CONFIGURED:
@@ -142,7 +146,7 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+        return _wave(step, rising, steps)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

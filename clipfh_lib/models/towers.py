@@ -179,6 +179,11 @@ def freeze(encoder: nn.Module, frozen: Sequence[str], last_blocks: int | None = 
                 module.train(encoder.training and free)
 
 
+def free(encoder: nn.Module, fit: FitParams, epoch: int) -> None:
+    """`freeze`, as a recipe has it in an epoch."""
+    freeze(encoder, fit.frozen, trained_blocks(fit.unfreeze_blocks, epoch))
+
+
 def lay_out(encoder: nn.Module, training: bool) -> None:
     """Put the weights of a convolutional tower where its training is fastest, or back.
 
@@ -238,13 +243,13 @@ def parts(
     found: dict[str, list[int | None]] = {}
     for epoch in epochs:
         if isinstance(schedule, Mapping):
-            freeze(encoder, fit.frozen, trained_blocks(schedule, epoch))
+            free(encoder, fit, epoch)
         for part, (trained, frozen) in _counts(encoder, heads).items():
             row = found.setdefault(part, [trained + frozen, 0, 0, None])
             row[1:3] = trained, frozen  # blocks are freed, never frozen again
             row[3] = epoch if trained and row[3] is None else row[3]
     if isinstance(schedule, Mapping):
-        freeze(encoder, fit.frozen, trained_blocks(schedule, 0))
+        free(encoder, fit, 0)
     names = ["parameters", "trained", "frozen", "from_epoch"]
     table = pd.DataFrame.from_dict(found, orient="index", columns=names)
     return table.astype({"from_epoch": "Int64"}).rename_axis("part").reset_index()
