@@ -188,10 +188,10 @@ def test_people_with_few_images_are_counted_and_repeated():
     targets = np.array([5, 5, 5, 5, 5, 8, 8, 9])
     order = loaders.PeopleImages(targets, 3, 4, 0, 0)
     assert len(order) == 1
-    counted = np.array([0, 0, 0, 0, 0, 1, 1, 2])
+    counted = np.array([0, 0, 0, 0, 0, 1, 1, 2, 3, 3, 3, 3])  # the last one has just enough
     fit = FitParams(epochs=1, lr=1, lr_heads=1, people=3, images=4)
     line = loaders.said(counted, fit)
-    assert "8 images of 3 classes" in line and "3 x 4; 2 have fewer than 4 images" in line
+    assert "12 images of 4 classes" in line and "3 x 4; 2 have fewer than 4 images" in line
     plain = fit.model_copy(update={"sampler": "shuffle"})
     assert loaders.said(counted, plain).endswith("batches of 32, shuffled")
     rows = next(iter(order))
