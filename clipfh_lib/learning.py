@@ -53,6 +53,7 @@ class FitParams(OptimParams):
     images: int = Field(4, ge=2)  # K of pk; a batch is P x K
     batch_size: int = Field(32, ge=2)  # of shuffle
     lr: Positive  # of the encoder
+    lr_text: Positive | None = None  # of the text encoder, where it is trained; none: lr
     lr_heads: Positive  # of all that is new
     lr_centres: Positive = 0.01  # of the class centres; SGD: divide by loss_weight_center
     layer_decay: float = Field(1, gt=0, le=1)  # rate of a block = that of the next one times this

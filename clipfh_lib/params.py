@@ -18,6 +18,7 @@ from clipfh_lib.learning import (
     PromptSgParams,
 )
 from clipfh_lib.schema import Common, DemoClipParams, Frozen, PrepareParams, ZeroShotParams
+from clipfh_lib.words import JointParams, TextToImageParams
 
 METHODS: dict[str, type[Common]] = {
     "demo_clip": DemoClipParams,
@@ -27,6 +28,8 @@ METHODS: dict[str, type[Common]] = {
     "clip_reid_prompts": ClipReidPromptsParams,
     "clip_reid_encoder": ClipReidEncoderParams,
     "prompt_sg": PromptSgParams,
+    "joint": JointParams,
+    "text_to_image": TextToImageParams,
 }
 NOTEBOOKS = {
     "00_demo_clip": "demo_clip",
@@ -36,6 +39,8 @@ NOTEBOOKS = {
     "04_clip_reid_prompts": "clip_reid_prompts",
     "05_clip_reid_encoder": "clip_reid_encoder",
     "06_prompt_sg": "prompt_sg",
+    "07_joint_image_text": "joint",
+    "08_text_to_image": "text_to_image",
 }
 
 

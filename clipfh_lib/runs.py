@@ -99,7 +99,7 @@ def fit_content(p: Common, split_sha256: str, *modules: ModuleType, **more: obje
     content |= {"data": {"resize": p.data.resize}, "start": _weights_digest(p)}
     content["fit"] = {k: v for k, v in content["fit"].items() if k not in NOT_OF_FIT}
     content["model"] = {k: v for k, v in content["model"].items() if k != "weights"}
-    if content["fit"].get("best_by") in ("rank1", "mAP", "loss"):
+    if content["fit"].get("best_by") in ("rank1", "mAP", "recall@1", "loss"):
         content["embed"] = p.embed.model_dump(include={"flip", "precision"})
         content["evaluation"] = {"distance": p.evaluation.distance}
     code = _closure({module.__name__ for module in modules})

@@ -19,7 +19,8 @@ class Frozen(BaseModel):
 class DrawParams(Frozen):
     """A drawn data set: written to data/demo-<hash>/ when it is not there yet."""
 
-    people: PositiveInt
+    what: Literal["hands", "objects", "scenes", "places"] = "hands"  # of captions; see demo_things
+    people: PositiveInt  # or garments, or things
     images: PositiveInt = 8  # accessory-free photographs of a person and aspect
     distractors: int = Field(0, ge=0)  # HD only
     size: int = Field(160, ge=32, le=2000)  # pixels, the longer side of 4:3
@@ -44,8 +45,9 @@ class LimitParams(Frozen):
 class DataParams(Frozen):
     """Which photographs, how they are split, how they are brought to the model's size."""
 
-    catalogue: Literal["hands_11k", "hd", "folders", "split_folders"]
+    catalogue: Literal["hands_11k", "hd", "folders", "split_folders", "inshop", "captions"]
     root: str | None = None  # as downloaded; none only for drawn sets
+    annotations: str | None = None  # captions: a JSON file in root; none: annotations.json if there
     draw: DrawParams | None = None
     aspects: list[Aspect] = []  # trained and tested; the others still feed all_aspects
     cut: Literal["published", "first_half", "none", "all_train"] = "published"

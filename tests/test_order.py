@@ -19,9 +19,12 @@ MODULES = sorted(
 LIGHT = [
     module
     for module in MODULES
-    if module.split(".")[1] in ("files", "schema", "learning", "params", "runs", "plans", "reports")
+    if module.split(".")[1] in ("files", "schema", "learning", "words", "params", "runs", "plans")
+    or module.split(".")[1] == "reports"
     or module.split(".")[-1] in ("metrics", "intervals", "catalogues", "splits", "images")
     or module.split(".")[-1] in ("captions", "demo_hands", "layouts", "traps", "exports", "imports")
+    or module.split(".")[-1] in ("captioned", "inshop", "wording", "variations", "pairs")
+    or module.split(".")[-1] in ("demo_captions", "demo_garments", "demo_things")
     or module.split(".")[-1] in ("origin", "reranking", "open_set", "across", "retrieval")
 ]
 

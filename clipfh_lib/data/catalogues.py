@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipfh_lib import files
-from clipfh_lib.data import imports, layouts
+from clipfh_lib.data import captioned, imports, inshop, layouts
 from clipfh_lib.files import InputError
 from clipfh_lib.params import nearest
 from clipfh_lib.schema import DataParams
@@ -22,6 +22,10 @@ LAYOUT = {
     "folders": "one folder of photographs for each person, <pid>/*.jpg",
     "split_folders": "query0 ..., gallery0 ..., gallery0_all ..., train, val and train_all, as the "
     "older scripts write them, in each <pid>/*.jpg",
+    "inshop": "Eval/list_eval_partition.txt, Img/img/... and Anno/list_description_inshop.json, from "
+    "mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+    "captions": "annotations.json with splits.train, val and test, each a list of image_path, "
+    "caption and id; or train/, val/ and test/ with image1.jpg and image1.txt or image1.json",
 }
 
 READERS = {
@@ -29,6 +33,15 @@ READERS = {
     "hd": layouts.hd,
     "folders": layouts.folders,
     "split_folders": imports.read,
+    "inshop": inshop.read,
+    "captions": captioned.read,
+}
+_HANDS = ("demo_drawing", "demo_hands", "demo_people", "demo_shapes", "demo_skin")
+DRAWN_BY = {  # modules that draw a data set
+    "hands_11k": _HANDS,
+    "hd": _HANDS,
+    "inshop": ("demo_garments",),
+    "captions": (*_HANDS, "demo_captions", "demo_things", "captions"),
 }
 
 
@@ -43,6 +56,7 @@ class Catalogue:
         notes: what was counted, one line each.
         root: folder that the paths start from.
         split: where the folders themselves are one (split_folders); see splits.given.
+        captions: `image_id, caption`, where the data set brings words; an image may have several.
     """
 
     images: pd.DataFrame
@@ -50,6 +64,7 @@ class Catalogue:
     notes: list[str]
     root: Path
     split: pd.DataFrame | None = None
+    captions: pd.DataFrame | None = None
 
 
 # --- where the data is ---------------------------------------------------------------------------
@@ -70,7 +85,7 @@ def root(data: DataParams) -> Path:
 
 def _drawing(data: DataParams) -> dict:
     """What a drawn data set depends on: its parameters and the code that draws."""
-    sources = sorted(Path(__file__).parent.glob("demo_*.py"))
+    sources = [Path(__file__).parent / f"{name}.py" for name in DRAWN_BY[data.catalogue]]
     code = [_code(path, path.stat().st_mtime_ns) for path in sources]
     return {"catalogue": data.catalogue, "draw": data.draw.model_dump(), "code": code}
 
@@ -91,6 +106,8 @@ def missing(data: DataParams) -> str:
         "hd": [layouts.hd_start(folder) + name for name in layouts.HD_FOLDERS],
         "folders": [],
         "split_folders": ["query0", "gallery0"],
+        "inshop": inshop.needed(folder),
+        "captions": captioned.needed(folder, data),
     }
     absent = [part for part in parts[data.catalogue] if not (folder / part).exists()]
     if folder.is_dir() and not absent:
@@ -126,8 +143,17 @@ def ensure(data: DataParams, workers: int = 0) -> Path:
             elif data.catalogue == "hands_11k":
                 people = draw.people
                 demo_hands.write_11k(folder, people, draw.images, draw.size, draw.seed, workers)
+            elif data.catalogue == "inshop":
+                from clipfh_lib.data import demo_garments
+
+                items = draw.people
+                demo_garments.write(folder, items, draw.images, draw.size, draw.seed, workers)
+            elif data.catalogue == "captions":
+                from clipfh_lib.data import demo_captions
+
+                demo_captions.write(folder, draw, workers)
             else:
-                raise ValueError(f"hands_11k and hd can be drawn, {data.catalogue} cannot")
+                raise ValueError(f"{data.catalogue} cannot be drawn; {', '.join(DRAWN_BY)} can")
         except ValueError as error:
             raise InputError(f"data.draw: {error}") from None
     return folder
@@ -140,6 +166,9 @@ def digest(data: DataParams) -> str:
     folder = ensure(data)
     images = layouts.every_listing(folder, data)
     tables = ["HandInfo.csv", "HandTraits.csv", *([data.include.file] if data.include else [])]
+    tables += {"inshop": inshop.TABLES, "captions": captioned.tables(folder, data)}.get(
+        data.catalogue, []
+    )
     hashes = {name: files.sha256(folder / name) for name in tables if (folder / name).is_file()}
     return files.digest({"images": images, "tables": hashes})
 
@@ -173,7 +202,10 @@ def read(data: DataParams) -> Catalogue:
     if data.limit:
         images = _limit(images, data)
         notes.append(f"limited run: {len(images)} images taken by data.limit")
-    return Catalogue(images, aside, notes, folder, found.split)
+    captions = found.captions
+    if captions is not None:
+        captions = captions[captions["image_id"].isin(images["image_id"])].reset_index(drop=True)
+    return Catalogue(images, aside, notes, folder, found.split, captions)
 
 
 def _numbers(images: pd.DataFrame) -> pd.DataFrame:

@@ -27,10 +27,13 @@ from clipfh_lib.schema import DataParams
 
 COLUMNS = [
     "image_id", "path", "pid", "pid_name", "aspect", "accessories", "nail_polish", "gender", "age",
-    "skin_color", "irregularities", "file_number", "caption", "category", "distractor",
+    "skin_color", "irregularities", "file_number", "caption", "category", "partition", "distractor",
     "width", "height",
 ]  # fmt: skip
-TEXT = ["image_id", "path", "pid_name", "aspect", "gender", "skin_color", "caption", "category"]
+TEXT = [
+    "image_id", "path", "pid_name", "aspect", "gender", "skin_color", "caption", "category",
+    "partition",
+]  # fmt: skip
 ASPECTS = {
     "dorsal right": "dorsal_r",
     "dorsal left": "dorsal_l",
@@ -66,12 +69,17 @@ WHOLE_HD = {"1-501": (4650, 502), "502-712": (1342, 213)}  # images, people
 
 @dataclass
 class Found:
-    """What a reader collects; `split` where the folders themselves are one."""
+    """What a reader collects; `split` where the folders themselves are one.
+
+    An image's `partition` is what the data set itself says of it: train, val, query or gallery, or
+    test, where it does not say which of the two. `captions`: `image_id, caption`.
+    """
 
     images: list[dict] = field(default_factory=list)
     aside: list[tuple[str, int | None, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     split: pd.DataFrame | None = None
+    captions: pd.DataFrame | None = None
 
 
 # --- readers --------------------------------------------------------------------------------------
@@ -211,6 +219,8 @@ def every_listing(folder: Path, data: DataParams) -> list[tuple[str, int]]:
         "hd": [hd_start(folder) + part for part in HD_FOLDERS],
         "folders": ["."],
         "split_folders": ["."],
+        "inshop": ["."],
+        "captions": ["."],
     }[data.catalogue]
     found = [(start, listing(folder / start, data)[0]) for start in starts]
     return sorted(

@@ -9,14 +9,14 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from clipfh_lib import files, runs
-from clipfh_lib.data import catalogues, images, imports, layouts
+from clipfh_lib.data import captioned, catalogues, images, imports, inshop, layouts
 from clipfh_lib.data.layouts import OTHERS, STEPS
 from clipfh_lib.files import InputError
 from clipfh_lib.schema import Common, DataParams
@@ -24,6 +24,7 @@ from clipfh_lib.schema import Common, DataParams
 COLUMNS = [
     "image_id", "pid", "aspect", "test_aspect", "role", "trial", "gallery", "distractor"
 ]  # fmt: skip
+CAPTIONS = ["image_id", "caption"]
 ROLES = ["train", "val", "query", "gallery"]
 CUTS = {  # integer ids up to this one train; the thresholds of MBA-Net's scripts
     "dorsal_r": 1050,
@@ -32,6 +33,7 @@ CUTS = {  # integer ids up to this one train; the thresholds of MBA-Net's script
     "palmar_l": 1042,
     "all": 447,  # HD
 }
+TESTED = ["query", "gallery", "test"]  # what a data set itself may call an image that tests
 VAL_SHARE, VAL_PEOPLE = 0.2, 5  # of the train people, and how many at least
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Prepared:
     """A data set's images and split, as they stand in a folder of 01_prepare_data.
 
     Attributes:
-        folder: holds images.csv, split.csv, set_aside.csv and prepared.json.
+        folder: holds images.csv, split.csv, set_aside.csv, captions.csv and prepared.json.
         root: folder that the paths of the images start from.
         images: all readable images, with `width` and `height` in pixels as displayed.
         split: the manifest; see make.
@@ -49,6 +51,7 @@ class Prepared:
         notes: what was counted on the way, one line each.
         sha256: of split.csv.
         limited: whether data.limit took a part only.
+        captions: `image_id, caption`, as the data set brings them; no rows where it has no words.
     """
 
     folder: Path
@@ -59,6 +62,7 @@ class Prepared:
     notes: list[str]
     sha256: str
     limited: bool
+    captions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CAPTIONS, dtype="str"))
 
     @cached_property
     def train(self) -> pd.DataFrame:
@@ -95,7 +99,8 @@ def prepare(p: Common, outputs: str | Path) -> Prepared:
     """
     folder = runs.folder("01_prepare_data", p, outputs)
     root = catalogues.ensure(p.data, p.loader.workers)
-    code = [files.sha256(Path(module.__file__)) for module in (catalogues, imports, layouts)]
+    readers = (catalogues, captioned, imports, inshop, layouts)
+    code = [files.sha256(Path(module.__file__)) for module in readers]
     code.append(files.sha256(Path(__file__)))
     data = p.data.model_dump(exclude={"root", "resize"})
     key = files.digest({"data": data, "content": catalogues.digest(p.data), "code": code})
@@ -114,6 +119,7 @@ def prepare(p: Common, outputs: str | Path) -> Prepared:
         notes=content["notes"],
         sha256=content["sha256"]["split.csv"],
         limited=p.data.limit is not None,
+        captions=files.read_csv(folder / "captions.csv", dict.fromkeys(CAPTIONS, "str")),
     )
 
 
@@ -148,9 +154,11 @@ def _write(folder: Path, key: str, p: Common) -> dict:
     if catalogue.split is None:
         split = make(table, p.data)
     else:
-        split, said = given(catalogue.split, table, p.data)
-        notes = [*notes, *said]
-    tables = {"images.csv": table, "split.csv": split, "set_aside.csv": aside}
+        split, flaws = given(catalogue.split, table, p.data)
+        notes = [*notes, *flaws]
+    said = catalogue.captions if catalogue.captions is not None else pd.DataFrame(columns=CAPTIONS)
+    said = said[said["image_id"].isin(table["image_id"])].reset_index(drop=True)
+    tables = {"images.csv": table, "split.csv": split, "set_aside.csv": aside, "captions.csv": said}
     hashes = {
         name: files.sha256(files.write_csv(folder / name, each)) for name, each in tables.items()
     }
@@ -234,6 +242,8 @@ def make(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     people, crowd = table[~crowd], table[crowd]
     halves = sides(table, data)
     aspects = tested(halves, data)
+    if data.catalogue == "captions":
+        return _in_order(_found_by_words(people, halves, data))
     trials = {
         aspect: _trials(_of_people(people, aspect, test), aspect, data)
         for aspect, (_, test) in halves.items()
@@ -262,6 +272,16 @@ def make(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
                 each = each.assign(pid=each["pid"] + step, distractor=True)
                 parts.append(each.assign(test_aspect=aspect, gallery="all_aspects"))
     return _in_order(pd.concat(parts, ignore_index=True))
+
+
+def _found_by_words(
+    people: pd.DataFrame, halves: dict[str, tuple], data: DataParams
+) -> pd.DataFrame:
+    """Rows of images that texts search for: those that test are one gallery, without a query."""
+    train = _train_and_val(people, halves, ["all"], data)
+    found = {"role": "gallery", "trial": 0, "gallery": "default", "distractor": False}
+    test = _of_people(people, "all", halves["all"][1]).assign(test_aspect="all", **found)
+    return pd.concat([train, test], ignore_index=True)
 
 
 def given(
@@ -336,8 +356,9 @@ def participants(table: pd.DataFrame) -> pd.DataFrame:
 def sides(table: pd.DataFrame, data: DataParams) -> dict[str, tuple[list[int], list[int]]]:
     """Train and test people of each aspect, in the order of their ids; distractors are in neither.
 
-    `published` puts a person where the whole data set's split does, also in a partial copy;
-    `first_half` halves the people at hand.
+    `published` puts a person where the whole data set's split does, also in a partial copy, by the
+    data set's own word (`partition`) or by the ids of 11k Hands and HD; `first_half` halves the
+    people at hand.
 
     Raises:
         InputError: data.cut published for one's own photographs, which have no published split.
@@ -352,8 +373,12 @@ def sides(table: pd.DataFrame, data: DataParams) -> dict[str, tuple[list[int], l
         table = table[~table["distractor"]]
     found = {}
     for aspect in CUTS:
-        pids = sorted(int(pid) for pid in table.loc[table["aspect"] == aspect, "pid"].unique())
-        if pids:
+        own = table[table["aspect"] == aspect]
+        pids = sorted(int(pid) for pid in own["pid"].unique())
+        if pids and data.cut == "published" and "partition" in table:
+            test = set(own.loc[own["partition"].isin(TESTED), "pid"])
+            found[aspect] = [pid for pid in pids if pid not in test], sorted(map(int, test))
+        elif pids:
             train = {
                 "published": sum(pid <= CUTS[aspect] for pid in pids),
                 "first_half": (len(pids) + 1) // 2,
@@ -391,7 +416,9 @@ def _train_and_val(
         _of_people(people, aspect, [pid for pid in halves[aspect][0] if pid not in test])
         for aspect in aspects
     )
-    if data.val == "held_out":
+    if "partition" in rows and (rows["partition"] == "val").any():
+        val = rows["partition"] == "val"
+    elif data.val == "held_out":
         names = rows.get("pid_name", pd.Series("", rows.index))
         names = names.mask(names == "", rows["pid"].astype(str)).groupby(rows["pid"]).first()
         order = _hash(f"{data.split_seed}/val/" + names).sort_values().index
@@ -410,9 +437,14 @@ def _trials(table: pd.DataFrame, aspect: str, data: DataParams) -> pd.DataFrame:
     """Query and gallery rows of one aspect's test people.
 
     In every trial each person's image of the lowest hash is drawn: to be the gallery image
-    (data.gallery: one) or the query (rest).
+    (data.gallery: one) or the query (rest). With one trial a data set's own query and gallery, where
+    it has them, stay what they are.
     """
     parts = []
+    own = table.get("partition", pd.Series(dtype=str))
+    if data.trials == 1 and data.cut == "published" and {"query", "gallery"} <= set(own):
+        searched = table.loc[own == "query", "pid"]
+        return table.assign(role=own, trial=0, distractor=~table["pid"].isin(searched))
     alone = table.groupby("pid")["image_id"].transform("size") == 1
     for trial in range(data.trials):
         hashes = _hash(f"{data.split_seed}/{aspect}/{trial}/" + table["image_id"])
