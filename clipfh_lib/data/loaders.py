@@ -60,10 +60,15 @@ class HandImages(Dataset):
 
 
 class Captioned(Dataset):
-    """Images with words: `texts` (N, L) token ids, one row an image."""
+    """Images with words: `texts` (N, L) token ids, one row an image.
 
-    def __init__(self, data: HandImages, texts: Tensor):
+    Args:
+        turned: (N, L) what is true of each image's mirror image; none: the same.
+    """
+
+    def __init__(self, data: HandImages, texts: Tensor, turned: Tensor | None = None):
         self.data, self.texts = data, texts
+        self.turned = texts if turned is None else turned
 
     def __len__(self) -> int:
         return len(self.data)
@@ -99,6 +104,10 @@ class Augmented(Dataset):
         batch = self.data[rows]
         pixels = batch.pixels.to(self.device)
         drawn = transforms.draws(*self.draw, rows)
+        if isinstance(self.data, Captioned):  # what is said of left and right shall stay true
+            mirrored = torch.from_numpy(transforms.mirrored(self.how, drawn))[:, None]
+            texts = torch.where(mirrored, self.data.turned[rows], batch.texts)
+            batch = batch._replace(texts=texts)
         return batch._replace(pixels=transforms.augment(pixels, self.how, drawn))
 
 
@@ -173,12 +182,15 @@ def training(
     fit: FitParams,
     seed: int,
     device: str | torch.device = "cpu",
+    texts: Callable[[int], tuple[Tensor, Tensor]] | None = None,
 ) -> Callable[[int], DataLoader]:
     """Epoch -> loader of changed images, P x K or shuffled, as a recipe has it.
 
     Args:
         targets: (N,) class of each row, of `classes`.
         device: where the images are changed.
+        texts: epoch -> (N, L) token ids, one row an image, and those of the mirror images; none:
+            images alone.
 
     Raises:
         InputError: too few images or people for a batch; when a loader is made.
@@ -189,7 +201,8 @@ def training(
             order = PeopleImages(targets, fit.people, fit.images, seed, epoch)
         else:
             order = Shuffled(len(data), fit.batch_size, seed, epoch)
-        return batches(Augmented(data, fit.augment, seed, epoch, device), order)
+        whole = data if texts is None else Captioned(data, *texts(epoch))
+        return batches(Augmented(whole, fit.augment, seed, epoch, device), order)
 
     return make
 

@@ -62,7 +62,9 @@ class Prepared:
     notes: list[str]
     sha256: str
     limited: bool
-    captions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CAPTIONS, dtype="str"))
+    captions: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=CAPTIONS, dtype="str")
+    )
 
     @cached_property
     def train(self) -> pd.DataFrame:

@@ -76,6 +76,12 @@ def draws(seed: int, epoch: int, rows: Sequence[int]) -> np.ndarray:
     return np.array(found).reshape(-1, len(DRAWN))
 
 
+def mirrored(how: AugmentParams, drawn: np.ndarray) -> np.ndarray:
+    """Which images `augment` makes mirror images of, so that a right hand is a left one: (B,)."""
+    by = dict(zip(DRAWN, drawn.T, strict=True))
+    return (by["flip"] < how.flip) ^ (by["flip_vertical"] < how.flip_vertical)
+
+
 def augment(pixels: Tensor, how: AugmentParams, drawn: np.ndarray) -> Tensor:
     """Training images, each changed by its own draws; the work is done where `pixels` are.
 

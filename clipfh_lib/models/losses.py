@@ -95,7 +95,13 @@ def batch_hard_triplet(embeddings: Tensor, pids: Tensor, margin: float | None = 
     return (F.softplus(apart) if margin is None else F.relu(apart + margin)).mean()
 
 
-def image_to_text(images: Tensor, texts: Tensor, pids: Tensor, temperature: float = 1.0) -> Tensor:
+def image_to_text(
+    images: Tensor,
+    texts: Tensor,
+    pids: Tensor,
+    temperature: float | Tensor = 1.0,
+    words: Tensor | None = None,
+) -> Tensor:
     """Tell each image's own text from all texts of the batch.
 
     Li et al., CLIP-ReID, AAAI 2023, first stage, L_i2t (arXiv:2211.13977), y_i the person of i:
@@ -111,6 +117,8 @@ def image_to_text(images: Tensor, texts: Tensor, pids: Tensor, temperature: floa
         texts: (B, D) likewise; row i is the text of the person on image i.
         pids: (B,) integer person ids.
         temperature: divides the dot products, above 0; for unit vectors it is needed.
+        words: (B,) number of each row's text, where people may share one: another person's image
+            is then no error for the text that is true of it, and is left out of the sum.
 
     Returns:
         Scalar, in nats; a batch of one person has nothing to tell apart and gives ln B.
@@ -118,10 +126,16 @@ def image_to_text(images: Tensor, texts: Tensor, pids: Tensor, temperature: floa
     Raises:
         ValueError: the shapes differ.
     """
-    return _to_own_person(images, texts, pids, temperature)
+    return _to_own_person(images, texts, pids, temperature, words)
 
 
-def text_to_image(images: Tensor, texts: Tensor, pids: Tensor, temperature: float = 1.0) -> Tensor:
+def text_to_image(
+    images: Tensor,
+    texts: Tensor,
+    pids: Tensor,
+    temperature: float | Tensor = 1.0,
+    words: Tensor | None = None,
+) -> Tensor:
     """Tell all images of each text's person from the other images of the batch.
 
     Li et al., CLIP-ReID, AAAI 2023, first stage, L_t2i (arXiv:2211.13977), P(y) the images of
@@ -135,6 +149,7 @@ def text_to_image(images: Tensor, texts: Tensor, pids: Tensor, temperature: floa
         texts: (B, D) likewise; row i is the text of the person on image i.
         pids: (B,) integer person ids.
         temperature: divides the dot products, above 0; for unit vectors it is needed.
+        words: (B,) as in `image_to_text`.
 
     Returns:
         Scalar, in nats; at least the mean over images of ln(images of that person).
@@ -142,7 +157,7 @@ def text_to_image(images: Tensor, texts: Tensor, pids: Tensor, temperature: floa
     Raises:
         ValueError: the shapes differ.
     """
-    return _to_own_person(texts, images, pids, temperature)
+    return _to_own_person(texts, images, pids, temperature, words)
 
 
 def image_to_people(
@@ -172,13 +187,23 @@ def image_to_people(
     return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
-def _to_own_person(anchors: Tensor, others: Tensor, pids: Tensor, temperature: float) -> Tensor:
+def _to_own_person(
+    anchors: Tensor,
+    others: Tensor,
+    pids: Tensor,
+    temperature: float | Tensor,
+    words: Tensor | None,
+) -> Tensor:
     """Mean over anchors of the mean over `others` of the same person of -ln softmax."""
     if anchors.shape != others.shape or pids.shape != anchors.shape[:1]:
         shapes = ", ".join(str(tuple(t.shape)) for t in (anchors, others, pids))
         raise ValueError(f"needs an image, a text and a pid in each row, got {shapes}")
     positive = pids[:, None] == pids[None, :]  # (B, B), with the diagonal
-    log_prob = (_products(anchors, others) / temperature).log_softmax(dim=1)
+    logits = _products(anchors, others) / temperature
+    if words is not None:
+        neither = (words[:, None] == words[None, :]) & ~positive
+        logits = logits.masked_fill(neither, float("-inf"))
+    log_prob = logits.log_softmax(dim=1)
     return -(log_prob.masked_fill(~positive, 0.0).sum(dim=1) / positive.sum(dim=1)).mean()
 
 

@@ -69,6 +69,8 @@ class Objective(nn.Module):
         targets: Tensor,
         texts: Tensor | None = None,
         text_ids: Tensor | None = None,
+        words: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every loss that is on, by its name, without its weight; `total` adds them up.
 
@@ -79,6 +81,9 @@ class Objective(nn.Module):
                 them against the level `projected` as the encoder gives it.
             text_ids: (B,) row of `texts` that belongs to each image; none: each image has a text
                 of its own, (B, D), and those of one person belong together.
+            words: (B,) where each image has a text of its own: what one says is true of all rows
+                with the same number, whose people are then no errors for each other.
+            scale: inverse temperature of the losses with text; none: that of the recipe.
 
         Returns:
             Scalars.
@@ -109,27 +114,37 @@ class Objective(nn.Module):
                 p.loss_image_temperature,
             )
         if texts is not None:
-            found |= self._with_text(raw, texts, text_ids, targets)
+            warmth = p.loss_text_temperature if scale is None else 1 / scale
+            found |= self._with_text(raw, texts, text_ids, targets, words, warmth)
         return {name: found[name] for name in self.on}
 
     def _metric(self, features: Tensor) -> Tensor:
         return F.normalize(features.float(), dim=1) if self.p.loss_normalise else features
 
     def _with_text(
-        self, images: Tensor, texts: Tensor, ids: Tensor | None, targets: Tensor
+        self,
+        images: Tensor,
+        texts: Tensor,
+        ids: Tensor | None,
+        targets: Tensor,
+        words: Tensor | None,
+        warmth: float | Tensor,
     ) -> dict[str, Tensor]:
-        p, warmth = self.p, self.p.loss_text_temperature
+        p = self.p
         if p.loss_text_normalise:
             images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
         own, whose = (texts, targets) if ids is None else (texts[ids], ids)
         found = {}
         if p.loss_use_supcon:
-            pairs = images, own, whose, warmth
+            pairs = images, own, whose, warmth, words
             found["supcon"] = losses.image_to_text(*pairs) + losses.text_to_image(*pairs)
         if p.loss_use_i2t:
             found["i2t"] = losses.image_to_people(images, texts, ids, p.loss_smoothing, warmth)
-        if p.loss_use_infonce:
+        if p.loss_use_infonce and words is None:
             found["infonce"] = losses.info_nce(images, own, 1 / warmth)
+        elif p.loss_use_infonce:  # the same where no two rows share their words
+            pairs = images, own, words, warmth
+            found["infonce"] = (losses.image_to_text(*pairs) + losses.text_to_image(*pairs)) / 2
         return found
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:

@@ -11,7 +11,9 @@ from clipfh_lib.files import InputError
 from clipfh_lib.learning import FitParams, OptimParams
 from clipfh_lib.models import towers
 
-SPARED = ("positional_embedding", "class_embedding", "pos_embed", "cls_token")  # no decay
+# No decay: of the token table a batch uses few rows.
+SPARED = ("positional_embedding", "class_embedding", "pos_embed", "cls_token")
+SPARED += ("token_embedding.weight",)
 CONFIGURED = dict[str, object]  # what Lightning's configure_optimizers returns
 
 
@@ -39,9 +41,11 @@ def of_fit(encoder: nn.Module, heads: nn.Module, fit: FitParams) -> list[dict]:
     """Groups of an encoder and its heads, with a `name` and a rate each.
 
     The rate of an image parameter is `lr` times `layer_decay` for each block between it and the
-    end; biases learn `bias_rate` times as fast; class centres have `lr_centres`. Biases, norms and
-    positions have no weight decay, and so have centres. Blocks that `unfreeze_blocks` frees later
-    stand in their group from the start: without a gradient no optimiser moves them.
+    end; the text encoder has `lr_text`, if there is one, and the logit scale, where it is trained,
+    the rate of what is new; biases learn `bias_rate` times as fast; class centres have
+    `lr_centres`. Biases, norms and positions have no weight decay, and so have centres. Blocks that
+    `unfreeze_blocks` frees later stand in their group from the start: without a gradient no
+    optimiser moves them.
 
     Args:
         encoder: of `backbones.load`; what gets a gradient now is trained.
@@ -63,8 +67,13 @@ def of_fit(encoder: nn.Module, heads: nn.Module, fit: FitParams) -> list[dict]:
 
     for name, parameter in encoder.named_parameters():
         if parameter.requires_grad:
-            rate = fit.lr * fit.layer_decay ** (end - place.get(name, end))
-            put("encoder", name, parameter, rate, fit.weight_decay)
+            kind, rate = "encoder", fit.lr * fit.layer_decay ** (end - place.get(name, end))
+            part = towers.part_of(name, encoder)
+            if part == "scale":
+                kind, rate = "scale", fit.lr_heads
+            elif fit.lr_text and (part == "text" or name.startswith("text")):
+                kind, rate = "text", fit.lr_text
+            put(kind, name, parameter, rate, fit.weight_decay)
     for name, parameter in heads.named_parameters():
         if parameter.requires_grad:
             centres = name.endswith("centres")
