@@ -12,6 +12,7 @@ from clipfh_lib.params import NOTEBOOKS
 from clipfh_lib.schema import Common, Frozen
 
 FIRST = "04_clip_reid_prompts"
+TUNED = "03_fine_tune"
 AXES = ("dataset", "backbone", "recipe", "seed", "overrides")
 
 
@@ -63,9 +64,10 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
                 raise InputError(f"{where}: name {cell.name} must be that of one run")
             folders[cell.name] = own[0].folder
     found: dict[Path, Job] = {}
+    made_here = {one.folder for one in made}
     for one in made:
         read = (weights_folder(one.params), prompts_folder(one.params))
-        needs = [folder for folder in read if folder in folders.values()]
+        needs = [folder for folder in read if folder in made_here]
         for name in one.cell.needs:
             fit = [
                 other.folder for other in made if other.cell.notebook == name and _fits(other, one)
@@ -83,6 +85,23 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
 def weights_folder(p: Common) -> Path | None:
     """Where a run's weights come from, should they be a run's."""
     return files.resolve(p.model.weights) if hasattr(p, "model") else None
+
+
+def warmed(p: Common, outputs: str | Path) -> Common:
+    """A run's parameters with the weights of the run that its recipe begins with (`warm_start`).
+
+    That is the run of 03 with the same data set, backbone and seed, and the recipe named there; of
+    the overrides those of data and model count for it too. Weights in the overrides go first.
+    """
+    recipe = getattr(p, "warm_start", None)
+    if recipe is None or "model.weights" in p.overrides:
+        return p
+    kept = {k: v for k, v in p.overrides.items() if k.split(".")[0] in ("data", "model")}
+    tuned = params.read(NOTEBOOKS[TUNED], p.dataset, p.backbone, recipe, p.seed, kept)
+    folder, root = runs.folder(TUNED, tuned, outputs), files.project()
+    weights = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    model = p.model.model_copy(update={"weights": weights.as_posix()})
+    return p.model_copy(update={"model": model})
 
 
 def prompts_folder(p: Common) -> Path | None:
@@ -145,6 +164,7 @@ def job(cell: Cell, outputs: str | Path) -> Job:
         cell.seed,
         cell.overrides,
     )
+    read = warmed(read, outputs)
     return Job(cell, read, runs.folder(cell.notebook, read, outputs), [])
 
 

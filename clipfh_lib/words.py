@@ -71,6 +71,7 @@ class JointFit(FitParams):
 
     frozen: list[Literal["text", "image", "projection"]] = []
     lr_text: Positive  # of the text encoder
+    lr_heads: Positive  # of all that is new, and of the logit scale
     scale_max: Positive = 100  # largest inverse temperature, as in CLIP
 
 
@@ -78,6 +79,9 @@ class JointParams(TrainedParams):
     """07_joint_image_text: images and prompts of a person together, both encoders trained."""
 
     fit: JointFit
+    warm_start: str | None = Field(
+        None, description="a recipe of fine_tune, whose run gives the weights to begin with"
+    )
     prompts: PromptParams = PromptParams()
     vary: VaryParams = VaryParams()
     loss_use_id: bool = False
