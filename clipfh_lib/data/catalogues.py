@@ -22,8 +22,8 @@ LAYOUT = {
     "folders": "one folder of photographs for each person, <pid>/*.jpg",
     "split_folders": "query0 ..., gallery0 ..., gallery0_all ..., train, val and train_all, as the "
     "older scripts write them, in each <pid>/*.jpg",
-    "inshop": "Eval/list_eval_partition.txt, Img/img/... and Anno/list_description_inshop.json, from "
-    "mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+    "inshop": "Eval/list_eval_partition.txt, Img/img/... and Anno/list_description_inshop.json, "
+    "from mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
     "captions": "annotations.json with splits.train, val and test, each a list of image_path, "
     "caption and id; or train/, val/ and test/ with image1.jpg and image1.txt or image1.json",
 }
@@ -263,15 +263,21 @@ def _limit(images: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     The published cut is by pid, so that the first people alone would all train.
 
     Images without accessories come first, since only these take part; the people whom nobody
-    searches for are counted apart from the others.
+    searches for are counted apart from the others. Of one who is query and gallery by the data
+    set's own word both are taken in turn.
     """
     kind = images["distractor"] if "distractor" in images else pd.Series(False, images.index)
     if data.limit.people:
         kept = [_spread(pids, data.limit.people) for _, pids in images["pid"].groupby(kind)]
         images = images[images["pid"].isin(np.concatenate(kept))]
     if data.limit.images:
+        images = images.sort_values("image_id")
         order = [column for column in ("accessories", "image_id") if column in images]
+        if "partition" in images:
+            turn = images.groupby(["pid", "aspect", "partition"]).cumcount()
+            images, order = images.assign(turn=turn), ["turn", *order]
         images = images.sort_values(order).groupby(["pid", "aspect"]).head(data.limit.images)
+        images = images.drop(columns="turn", errors="ignore")
     return images.sort_values("image_id", ignore_index=True)
 
 

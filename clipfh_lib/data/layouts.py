@@ -283,7 +283,7 @@ def numbered(folder: Path, names: set[str]) -> tuple[dict[str, int], set[str]]:
 
 def rows_of(path: Path, needed: list[str], notes: list[str]) -> tuple[list[str], list]:
     """Header and numbered rows of a CSV file, cells stripped of blanks; the header is row 1."""
-    text, encoding = _text(path)
+    text, encoding = text_of(path)
     if encoding != "utf-8":
         notes.append(f"{path.name} is not UTF-8; read as {encoding}")
     reader = csv.reader(io.StringIO(text, newline=""))
@@ -306,7 +306,8 @@ def rows_of(path: Path, needed: list[str], notes: list[str]) -> tuple[list[str],
     return header, [(number, row) for number, row in enumerate(rows[1:], start=2) if any(row)]
 
 
-def _text(path: Path) -> tuple[str, str]:
+def text_of(path: Path) -> tuple[str, str]:
+    """Text of a file and its encoding; UTF-8, UTF-16 or Windows-1252."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -253,13 +253,13 @@ def make(table: pd.DataFrame, data: DataParams) -> pd.DataFrame:
     parts = [_train_and_val(people, halves, aspects, data)]
     for aspect in aspects:
         own = trials[aspect]
-        if own[own["role"] == "query"].empty and data.cut != "all_train":
+        query, gallery = own[own["role"] == "query"], own[own["role"] == "gallery"]
+        if not query["pid"].isin(gallery["pid"]).any() and data.cut != "all_train":
             raise InputError(
                 f"no test person has two images of {aspect} under data.cut {data.cut}: "
                 "take more people or images, or another data.cut"
             )
-        gallery = own[own["role"] == "gallery"]
-        parts.append(own[own["role"] == "query"].assign(test_aspect=aspect, gallery=None))
+        parts.append(query.assign(test_aspect=aspect, gallery=None))
         name = "default" if aspect == "all" else "same_aspect"
         parts.append(gallery.assign(test_aspect=aspect, gallery=name))
         if aspect == "all":
@@ -439,8 +439,8 @@ def _trials(table: pd.DataFrame, aspect: str, data: DataParams) -> pd.DataFrame:
     """Query and gallery rows of one aspect's test people.
 
     In every trial each person's image of the lowest hash is drawn: to be the gallery image
-    (data.gallery: one) or the query (rest). With one trial a data set's own query and gallery, where
-    it has them, stay what they are.
+    (data.gallery: one) or the query (rest). With one trial a data set's own query and gallery,
+    where it has them, stay what they are.
     """
     parts = []
     own = table.get("partition", pd.Series(dtype=str))
