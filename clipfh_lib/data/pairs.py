@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from clipfh_lib import files
 from clipfh_lib.files import InputError
 
 
@@ -37,6 +38,13 @@ class Pairs:
         links = (np.ones(len(self.ids), bool), (self.images, count + self.ids))
         _, found = connected_components(coo_array(links, shape=(size, size)), directed=False)
         return np.unique(found[:count], return_inverse=True)[1]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of which text is said of which image: what training on them depends on."""
+        names = self.table["image_id"].tolist()
+        links = zip(self.images.tolist(), self.ids.tolist(), strict=True)
+        return files.digest([(names[row], self.texts[text]) for row, text in links])
 
     def drawn(self, seed: int, epoch: int) -> np.ndarray:
         """One text of each image, (N,), which (seed, epoch) decide."""
