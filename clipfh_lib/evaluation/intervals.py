@@ -1,10 +1,13 @@
 """Intervals and paired tests over people: images of one person are not independent."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+CELLS = 2**24  # resamples x people whose draw is held at once: some 400 MB
 
 
 class Interval(NamedTuple):
@@ -52,11 +55,26 @@ def trial_means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=8)  # groups of as many people share one draw
 def person_weights(people: int, resamples: int, seed: int) -> np.ndarray:
     """How often each person is drawn: (B, P) float32, every row adds up to P; read-only."""
-    draw = np.random.default_rng(seed).integers(people, size=(resamples, people))
-    cell = draw + people * np.arange(resamples)[:, None]
-    weights = np.bincount(cell.ravel(), minlength=resamples * people).astype(np.float32)
+    weights = _drawn(np.random.default_rng(seed), people, resamples)
     weights.flags.writeable = False
+    return weights
+
+
+def _drawn(draw: np.random.Generator, people: int, resamples: int) -> np.ndarray:
+    drawn = draw.integers(people, size=(resamples, people))
+    cell = drawn + people * np.arange(resamples)[:, None]
+    weights = np.bincount(cell.ravel(), minlength=resamples * people).astype(np.float32)
     return weights.reshape(resamples, people)
+
+
+def weight_parts(people: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """`person_weights` in parts (b, P) of no more than `CELLS`, one where that is enough."""
+    if resamples * people <= CELLS:
+        yield person_weights(people, resamples, seed)
+        return
+    draw, several = np.random.default_rng(seed), max(CELLS // people, 1)
+    for start in range(0, resamples, several):
+        yield _drawn(draw, people, min(several, resamples - start))
 
 
 def interval(
@@ -77,20 +95,51 @@ def interval(
         resamples: B.
         seed: of the draw.
     """
+    people = len(sums)
+    parts = weight_parts(people, resamples, seed)
+    value = np.concatenate([_resampled(weights, sums, counts) for weights in parts])
+    low, high = percentiles(value, people)
+    for end in (0.0, 1.0):
+        constant = (sums == end * counts[:, :, None]).all(axis=(0, 1))
+        low[constant], high[constant] = rule_of_three(end, people)
+    return Interval(low, high)
+
+
+def _resampled(weights: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The reported value of drawn people (b, P): (b', M), without draws that have no query."""
     people, trials, metrics = sums.shape
-    weights = person_weights(people, resamples, seed)
-    queries = weights @ counts.astype(np.float32)  # (B, T)
+    queries = weights @ counts.astype(np.float32)  # (b, T)
     there = queries > 0
     share = np.where(there, 1 / np.maximum(queries, 1), 0) / np.maximum(
         there.sum(axis=1, keepdims=True), 1
     )
     total = weights @ sums.reshape(people, -1).astype(np.float32)
-    value = np.einsum("btm,bt->bm", total.reshape(resamples, trials, metrics), share)
-    low, high = percentiles(value[there.any(axis=1)], people)
-    for end in (0.0, 1.0):
-        constant = (sums == end * counts[:, :, None]).all(axis=(0, 1))
-        low[constant], high[constant] = rule_of_three(end, people)
-    return Interval(low, high)
+    value = np.einsum("btm,bt->bm", total.reshape(len(weights), trials, metrics), share)
+    return value[there.any(axis=1)]
+
+
+def median_interval(
+    values: np.ndarray, people: np.ndarray, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of the median of per-query values, people resampled as in `interval`.
+
+    Args:
+        values: (Q,) float, without NaN.
+        people: (Q,) integer, 0..P-1, each at least once.
+        resamples: B.
+        seed: of the draw.
+    """
+    order, count = np.argsort(values, kind="stable"), people.max(initial=0) + 1
+    values, people, medians = values[order], people[order], []
+    several = max(2**20 // len(values), 1)  # for the processor's cache
+    for weights in weight_parts(count, resamples, seed):
+        for start in range(0, len(weights), several):
+            passed = np.cumsum(weights[start : start + several, people], axis=1, dtype=np.float64)
+            half = passed[:, -1:] / 2
+            middle = [np.argmax(side, axis=1) for side in (passed >= half, passed > half)]
+            medians.append(values[middle].mean(axis=0))
+    low, high = percentiles(np.concatenate(medians)[:, None], count)
+    return float(low[0]), float(high[0])
 
 
 def rule_of_three(end: float, people: int) -> tuple[float, float]:
@@ -153,12 +202,13 @@ def compare(
 
 
 def _sign_flip_p(by_person: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    people = len(by_person)
-    every = 2**people <= resamples
-    if every:
+    people, bar = len(by_person), np.abs(by_person.sum(axis=0)) * (1 - 1e-9)
+    if 2**people <= resamples:
         flips = np.arange(2**people)[:, None] >> np.arange(people) & 1
-    else:
-        flips = np.random.default_rng(seed).integers(0, 2, (resamples, people))
-    sums = np.abs((1.0 - 2.0 * flips) @ by_person)
-    reached = (sums >= np.abs(by_person.sum(axis=0)) * (1 - 1e-9)).sum(axis=0)
-    return reached / len(flips) if every else (reached + 1) / (resamples + 1)
+        return (np.abs((1.0 - 2.0 * flips) @ by_person) >= bar).sum(axis=0) / len(flips)
+    draw, several = np.random.default_rng(seed), max(CELLS // people, 1)
+    reached = np.zeros(len(bar), int)
+    for start in range(0, resamples, several):
+        flips = draw.integers(0, 2, (min(several, resamples - start), people))
+        reached += (np.abs((1.0 - 2.0 * flips) @ by_person) >= bar).sum(axis=0)
+    return (reached + 1) / (resamples + 1)

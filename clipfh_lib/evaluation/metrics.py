@@ -1,4 +1,7 @@
-"""Ranks to rank-k, average precision and mINP; scores to ROC, EER and thresholds; numpy alone."""
+"""Ranks and scores to metrics; numpy alone.
+
+Ranks give rank-k, recall@k, NDCG, average precision and mINP; scores ROC, EER and thresholds.
+"""
 
 import numpy as np
 
@@ -10,6 +13,33 @@ def rank_k(ranks: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """
     first = ranks[:, 0] if np.ndim(k) == 0 else ranks[:, :1]
     return np.where(first > 0, first <= k, np.nan)
+
+
+def recall_k(ranks: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Share of a query's right images among the first k: (Q,) or, for (R,) values of k, (Q, R).
+
+    Manning et al., Introduction to Information Retrieval, 2008, eq. 8.2; torchmetrics'
+    `RetrievalRecall`. A query with more than k right images cannot reach 1. Of such with one it is
+    `rank_k`, which others call hit@k, and which captioning papers print as recall@k.
+    """
+    right = (ranks > 0).sum(axis=1)
+    each = [((ranks > 0) & (ranks <= most)).sum(axis=1) for most in np.ravel(k)]
+    share = np.stack(each, axis=-1) / np.maximum(right, 1)[:, None]
+    share = np.where(right[:, None] > 0, share, np.nan)
+    return share[:, 0] if np.ndim(k) == 0 else share
+
+
+def ndcg_k(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Discounted gain of the first k over that of a perfect ranking: (Q,).
+
+    A right image gains 1 / log2(1 + rank) (Jarvelin & Kekalainen, Cumulated Gain-Based Evaluation
+    of IR Techniques, ACM TOIS 20(4), 2002; scikit-learn's `ndcg_score` and torchmetrics'
+    `RetrievalNormalizedDCG` of binary relevance).
+    """
+    nth, real = _nth(ranks)
+    gain = np.where(real & (ranks <= k), 1 / np.log2(1 + np.maximum(ranks, 1)), 0).sum(axis=1)
+    ideal = np.where(real & (nth <= k), 1 / np.log2(1 + nth), 0).sum(axis=1)
+    return np.where(ideal > 0, gain / np.maximum(ideal, 1), np.nan)
 
 
 def average_precision(ranks: np.ndarray) -> np.ndarray:

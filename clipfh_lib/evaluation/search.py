@@ -1,4 +1,4 @@
-"""Embeddings to scores, and scores to ranks by counting; numpy alone, no sort, in blocks."""
+"""Embeddings to scores, and scores to ranks by counting; numpy alone, in blocks."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -12,7 +12,9 @@ Distance = Literal["cosine", "euclidean"]
 TIE = 5e-7
 QUERY_BLOCK = 2048  # times GALLERY_BLOCK float32 scores: 64 MB
 GALLERY_BLOCK = 8192
-OWN_BLOCK = 256  # queries scored at once against the gallery images of their own people
+OWN_BLOCK = 256  # queries scored at once against the gallery images that are right for them
+OWN_ROWS = 32_768  # of these images at most
+MANY = 8  # right images; with more, scores are sorted instead of compared with each of them
 
 
 class Trial(NamedTuple):
@@ -26,6 +28,19 @@ class Trial(NamedTuple):
     gallery: np.ndarray
     query_pids: np.ndarray
     gallery_pids: np.ndarray
+
+
+class Matched(NamedTuple):
+    """A search whose right answers are named row by row, as of texts that are true of many images.
+
+    `queries` (Q,) and `gallery` (G,) as of `Trial`; `right` (Q, K) gallery rows, each once in a
+    row, -1 fills up. Memory grows with Q x K, so queries with very many right answers are better
+    asked in a search of their own; `search` takes several at the cost of one.
+    """
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    right: np.ndarray
 
 
 class Found(NamedTuple):
@@ -60,16 +75,17 @@ def similarity(queries: np.ndarray, gallery: np.ndarray, distance: Distance) -> 
 def search(
     queries: np.ndarray,
     gallery: np.ndarray,
-    trials: Sequence[Trial],
+    trials: Sequence[Trial | Matched],
     distance: Distance = "cosine",
     top: int = 0,
 ) -> list[Found]:
     """Rank the right gallery images of every query, for many trials over the same images.
 
-    Every pair of images is scored once, whatever the number of trials. There is no sort: a right
-    image's rank is one more than the number of images before it. Ties count as wrong: a wrong
-    image as near as the right one stands before it. Scores exist in blocks of `QUERY_BLOCK` x
-    `GALLERY_BLOCK`, so memory does not grow with queries x gallery; the arrays may be memory maps.
+    Every pair of images is scored once, whatever the number of trials. A right image's rank is one
+    more than the number of images before it, so no more than `MANY` of them need no sort. Ties
+    count as wrong: a wrong image as near as the right one stands before it. Scores exist in blocks
+    of `QUERY_BLOCK` x `GALLERY_BLOCK`, so memory does not grow with queries x gallery; the arrays
+    may be memory maps.
 
     Args:
         queries: (N, D) float embeddings that `Trial.queries` counts in.
@@ -95,7 +111,7 @@ def search(
         for trial, own in zip(trials, right, strict=True):
             mine = np.flatnonzero(np.isin(trial.queries, block))
             place = np.searchsorted(block, trial.queries[mine])
-            hunts.append(_Hunt(mine, place, trial.gallery, own[mine], top))
+            hunts.append(_Hunt(mine, place, len(block), trial.gallery, own[mine], top))
         for hunt in hunts:
             hunt.measure(left, gallery, distance)
         for first in range(0, len(gallery_rows), GALLERY_BLOCK):
@@ -108,7 +124,7 @@ def search(
     return found
 
 
-def from_scores(trial: Trial, blocks: Iterable[np.ndarray], top: int = 0) -> Found:
+def from_scores(trial: Trial | Matched, blocks: Iterable[np.ndarray], top: int = 0) -> Found:
     """Rank as `search` does, by scores that somebody else computes.
 
     Args:
@@ -131,8 +147,8 @@ def from_scores(trial: Trial, blocks: Iterable[np.ndarray], top: int = 0) -> Fou
         done += len(scores)
         if done > len(right) or scores.shape[1] != len(rows):
             raise ValueError(f"scores {scores.shape} do not fit {len(right)} x {len(rows)} images")
-        hunt = _Hunt(mine, here, rows, right[mine], top)
-        hunt.expect(np.take_along_axis(scores, column[mine], axis=1), TIE, len(scores))
+        hunt = _Hunt(mine, here, len(scores), rows, right[mine], top)
+        hunt.expect(np.take_along_axis(scores, column[mine], axis=1), TIE)
         hunt.count(rows, scores[:, order].T)
         found.ranks[mine], found.top[mine] = hunt.answer()
     if done < len(right):
@@ -140,8 +156,10 @@ def from_scores(trial: Trial, blocks: Iterable[np.ndarray], top: int = 0) -> Fou
     return found
 
 
-def right_images(trial: Trial) -> np.ndarray:
-    """Gallery rows of each query's own person: (Q, K), -1 fills up."""
+def right_images(trial: Trial | Matched) -> np.ndarray:
+    """Gallery rows of each query's own person, or that are named: (Q, K), -1 fills up."""
+    if isinstance(trial, Matched):
+        return trial.right
     order = np.argsort(trial.gallery_pids, kind="stable")
     pids = trial.gallery_pids[order]
     first = np.searchsorted(pids, trial.query_pids, "left")
@@ -180,46 +198,58 @@ def _scores(a: np.ndarray, b: np.ndarray, distance: Distance) -> np.ndarray:
 class _Hunt:
     """One trial's queries among a block of queries, while the gallery passes by in blocks.
 
-    Letters: b queries of the block, n of them in the trial, K right images, g gallery rows.
+    Letters: b queries of the block, n of them in the trial, K right images, g gallery rows. Where
+    n is less than half of b, the hunt looks at its own columns of the scores alone.
 
     Args:
         mine: (n,) positions in the trial.
         place: (n,) positions in the block.
+        width: b.
         gallery: (G,) gallery rows of the trial.
         right: (n, K) gallery rows of the right images, -1 fills up.
         top: how many nearest rows to keep.
     """
 
     def __init__(
-        self, mine: np.ndarray, place: np.ndarray, gallery: np.ndarray, right: np.ndarray, top: int
+        self,
+        mine: np.ndarray,
+        place: np.ndarray,
+        width: int,
+        gallery: np.ndarray,
+        right: np.ndarray,
+        top: int,
     ):
-        self.mine, self.place, self.right, self.top = mine, place, right, top
+        self.mine, self.right, self.top = mine, right, top
+        self.asked = place
+        self.few = 2 * len(place) < width
+        self.place, self.width = (np.arange(len(place)), len(place)) if self.few else (place, width)
         self.gallery = np.sort(gallery)
-        self.best: list[tuple[np.ndarray, np.ndarray]] = []  # scores and rows, (up to top, b)
+        self.best: tuple[np.ndarray, np.ndarray] | None = None  # scores and rows, (up to top, b)
 
     def measure(self, left: np.ndarray, gallery: np.ndarray, distance: Distance) -> None:
         """Score the right images, and so set the bar for wrong ones to stand before them."""
-        own = np.empty(self.right.shape, np.float32)
-        for start in range(0, len(own), OWN_BLOCK):
-            part = self.right[start : start + OWN_BLOCK]
-            rows, column = np.unique(part, return_inverse=True)  # a -1 is scored and dropped below
-            queries = left[self.place[start : start + OWN_BLOCK]]
-            scores = _scores(queries, prepared(gallery[rows], distance), distance)
-            own[start : start + OWN_BLOCK] = np.take_along_axis(
-                scores, column.reshape(part.shape), axis=1
-            )
-        self.expect(own, TIE if distance == "cosine" else TIE * np.abs(own), len(left))
+        own, images = np.empty(self.right.shape, np.float32), self.right.shape[1]
+        several = min(OWN_BLOCK, max(OWN_ROWS // images, 1))
+        for start in range(0, len(own), several):
+            queries = left[self.asked[start : start + several]]
+            for first in range(0, images, OWN_ROWS):
+                here = slice(start, start + several), slice(first, first + OWN_ROWS)
+                rows, column = np.unique(self.right[here], return_inverse=True)
+                scores = _scores(queries, prepared(gallery[rows], distance), distance)
+                column = column.reshape(self.right[here].shape)  # a -1 is scored, dropped below
+                own[here] = np.take_along_axis(scores, column, axis=1)
+        self.expect(own, TIE if distance == "cosine" else TIE * np.abs(own))
 
-    def expect(self, own: np.ndarray, margin: float | np.ndarray, width: int) -> None:
+    def expect(self, own: np.ndarray, margin: float | np.ndarray) -> None:
         """Set the bar for wrong images: the scores of the right ones (n, K), less a margin.
 
-        Scores of right images that fill up may be anything; `width` is the queries of the block.
+        Scores of right images that fill up may be anything.
         """
         own = np.where(self.right >= 0, own, -np.inf)
         nearest_first = np.argsort(-own, axis=1)
         self.right = np.take_along_axis(self.right, nearest_first, axis=1)
         own = np.take_along_axis(own - margin, nearest_first, axis=1)
-        self.bar = np.full((own.shape[1], width), np.inf, own.dtype)  # (K, b)
+        self.bar = np.full((own.shape[1], self.width), np.inf, own.dtype)  # (K, b)
         self.bar[:, self.place] = np.where(self.right >= 0, own, np.inf).T
         self.before = np.zeros(self.bar.shape, np.int32)
 
@@ -227,28 +257,60 @@ class _Hunt:
         """Count the wrong images at or above the bar; scores (g, b) belong to rows `columns`."""
         ends = np.searchsorted(self.gallery, [columns[0], columns[-1] + 1])
         rows = self.gallery[slice(*ends)]
-        if not len(rows):
+        if not len(rows) or not len(self.mine):
             return
-        self.count(rows, scores[np.searchsorted(columns, rows)])
+        at = np.searchsorted(columns, rows)
+        self.count(rows, scores[np.ix_(at, self.asked)] if self.few else scores[at])
 
     def count(self, rows: np.ndarray, wrong: np.ndarray) -> None:
         """The same for scores (g, b) of gallery rows of the trial, ascending; they are changed."""
         at = np.minimum(np.searchsorted(rows, self.right), len(rows) - 1)
         query, k = np.nonzero(rows[at] == self.right)
         wrong[at[query, k], self.place[query]] = -np.inf
-        for bar, before in zip(self.bar, self.before, strict=True):
-            before += np.add.reduce(wrong >= bar, axis=0, dtype=np.int32)
+        if len(self.bar) > MANY:
+            self._count_sorted(wrong)
+        else:
+            for bar, before in zip(self.bar, self.before, strict=True):
+                before += np.add.reduce(wrong >= bar, axis=0, dtype=np.int32)
         if self.top:
-            self.best.append(_highest(wrong, np.broadcast_to(rows[:, None], wrong.shape), self.top))
+            self._keep(rows, wrong)
+
+    def _count_sorted(self, wrong: np.ndarray) -> None:
+        """One pass whatever K: sort a query's scores, and look up its bars in them."""
+        number = (self.right >= 0).sum(axis=1)
+        for start in range(0, len(self.place), OWN_BLOCK):
+            part = self.place[start : start + OWN_BLOCK]
+            ascending = np.take(wrong.T, part, axis=0)  # (n, g)
+            ascending.sort(axis=1)
+            for column, scores, here in zip(part, ascending, number[start:], strict=False):
+                below = np.searchsorted(scores, self.bar[:here, column])
+                self.before[:here, column] += (len(scores) - below).astype(np.int32)
+
+    def _keep(self, rows: np.ndarray, wrong: np.ndarray) -> None:
+        """Keep the nearest of what was seen so far; only scores above the last kept are sorted."""
+        if self.best is None:
+            self.best = _highest(wrong, np.broadcast_to(rows[:, None], wrong.shape), self.top)
+            return
+        if len(self.best[0]) == self.top:
+            row, column = np.divmod(np.flatnonzero(wrong > self.best[0][-1]), wrong.shape[1])
+            order = np.argsort(column, kind="stable")
+            row, column = row[order], column[order]
+            nth = np.arange(len(row)) - np.searchsorted(column, column)
+            shape = (nth.max(initial=-1) + 1, wrong.shape[1])
+            better, which = np.full(shape, -np.inf, wrong.dtype), np.zeros(shape, rows.dtype)
+            better[nth, column], which[nth, column] = wrong[row, column], rows[row]
+        else:
+            better, which = wrong, np.broadcast_to(rows[:, None], wrong.shape)
+        both = (np.concatenate(parts) for parts in zip(self.best, (better, which), strict=True))
+        self.best = _highest(*both, self.top)
 
     def answer(self) -> Found:
         """Ranks, and the nearest rows with the right images at their ranks."""
         nth = np.arange(1, len(self.bar) + 1)
         ranks = np.where(self.right >= 0, self.before[:, self.place].T + nth, 0)
-        if not self.top:
-            return Found(ranks, np.empty((len(ranks), 0), np.int64))
-        scores, rows = (np.concatenate(parts) for parts in zip(*self.best, strict=True))
-        scores, rows = _highest(scores, rows, self.top)
+        if not self.top or self.best is None:
+            return Found(ranks, np.full((len(ranks), self.top), -1, np.int64))
+        scores, rows = self.best
         wrong = np.where(scores > -np.inf, rows, -1)[:, self.place].T
         return Found(ranks, _insert(wrong, self.right, ranks, self.top))
 
