@@ -40,7 +40,7 @@ _HANDS = ("demo_drawing", "demo_hands", "demo_people", "demo_shapes", "demo_skin
 DRAWN_BY = {  # modules that draw a data set
     "hands_11k": _HANDS,
     "hd": _HANDS,
-    "inshop": ("demo_garments",),
+    "inshop": ("demo_garments", "demo_clothes"),
     "captions": (*_HANDS, "demo_captions", "demo_things", "captions"),
 }
 
