@@ -1,5 +1,6 @@
 """What may stand in recipes that read words: prompts, captions, the fits of both encoders."""
 
+import re
 from string import Formatter
 from typing import Literal, Self
 
@@ -17,23 +18,44 @@ from clipfh_lib.schema import (
     Positive,
 )
 
+NAMES = ("pid", "pid_name")  # columns that say who it is
+
+
+def fields(template: str, where: str) -> list[str]:
+    """Names in the braces of a template, in order.
+
+    Raises:
+        ValueError: braces that do not close, or that hold more than a name.
+    """
+    try:
+        parts = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error} in {template!r}") from None
+    for name, form, conversion in parts:
+        if form or conversion or not re.fullmatch(r"[^\W\d][\w -]*", name):
+            raise ValueError(
+                f"{where}: {{{name}}} in {template!r} must be the name of a column alone, such as "
+                "{aspect}; a brace itself is written twice"
+            )
+    return [name for name, _, _ in parts]
+
 
 class WrittenPrompt(Frozen):
     """A prompt written by hand for all images whose row has these values."""
 
     where: dict[str, str] = Field(min_length=1)  # column of the images table: its value as text
-    prompt: str = Field(min_length=1)
+    prompt: str = Field(min_length=1)  # may have fields, as a template
 
 
 class PromptParams(Frozen):
     """From a row of the images table to its prompts; see data.wording."""
 
     strategy: Literal["v1", "v2", "v3", "v4"] = "v2"
-    hands: list[str] = Field(  # templates where the aspect is known
+    hands: list[str] = Field(  # templates where the aspect is known; v1 and v2 take the first
         ["A {aspect} {side} hand {accessories} accessories"], min_length=1
     )
     described: list[str] = Field(["{caption}"], min_length=1)  # where the data set brings words
-    traits: list[str] = []  # columns that are said too, where the data set has them
+    traits: list[str] = []  # columns that v2 to v4 say too, where the data set has them
     name_people: bool = False  # {pid} and {pid_name} may stand in a template: leaks identity
     written: list[WrittenPrompt] = []  # the first that fits replaces the templates
     least_images: PositiveInt = 2  # who has fewer is left out of the training
@@ -41,18 +63,19 @@ class PromptParams(Frozen):
 
     @model_validator(mode="after")
     def _fields(self) -> Self:
-        for name in ("hands", "described"):
-            for template in getattr(self, name):
-                try:
-                    fields = [field for _, field, _, _ in Formatter().parse(template)]
-                except ValueError as error:
-                    raise ValueError(f"prompts.{name}: {error} in {template!r}") from None
-                named = {"pid", "pid_name"} & {field for field in fields if field is not None}
-                if named and not self.name_people:
-                    raise ValueError(
-                        f"prompts.{name}: {{{min(named)}}} in {template!r} names the person, so "
-                        "the text leaks who it is; set prompts.name_people to true if that is meant"
-                    )
+        written = [entry.prompt for entry in self.written]
+        templates = {"hands": self.hands, "described": self.described, "written": written}
+        said = {
+            name: {field for each in texts for field in fields(each, f"prompts.{name}")}
+            for name, texts in templates.items()
+        }
+        for name, columns in [*said.items(), ("traits", set(self.traits))]:
+            leaking = columns.intersection(NAMES)
+            if leaking and not self.name_people:
+                raise ValueError(
+                    f"prompts.{name}: {min(leaking)} names the person, so the text leaks who it "
+                    "is; set prompts.name_people to true if that is meant"
+                )
         return self
 
 
@@ -60,10 +83,19 @@ class VaryParams(Frozen):
     """Other wordings of a caption, of which each epoch draws one; none by default."""
 
     count: int = Field(0, ge=0, le=3)  # wordings beside the caption itself
-    templates: list[str] = ["A photo: {caption}", "{caption}, photographed"]
+    templates: list[str] = ["A photo: {caption}", "{caption}, photographed"]  # none: []
     synonyms: bool = True  # of attribute words; see data.variations
     order: bool = True  # of attributes, where a caption lists some
     dropout: float = Field(0.1, ge=0, lt=1)  # probability that a word is left out
+
+    @model_validator(mode="after")
+    def _hold_the_caption(self) -> Self:
+        for template in self.templates:
+            if fields(template, "vary.templates") != ["caption"]:
+                raise ValueError(
+                    f"vary.templates: {template!r} must hold {{caption}} once and no other field"
+                )
+        return self
 
 
 class JointFit(FitParams):

@@ -37,6 +37,11 @@ def tokens(texts: Sequence[str], length: int = 77) -> Tensor:
     return coded[:, :length]
 
 
+def lengths(texts: Sequence[str]) -> list[int]:
+    """CLIP tokens of each text, start and end counted, however many they are."""
+    return [len(open_clip.tokenizer._tokenizer.encode(text)) + 2 for text in texts]
+
+
 @torch.inference_mode()
 def embed(encoder: nn.Module, texts: Sequence[str], device: torch.device) -> Tensor:
     """(T, D) unit-length text embeddings, on the CPU."""
