@@ -14,7 +14,8 @@ QUERY_BLOCK = 2048  # times GALLERY_BLOCK float32 scores: 64 MB
 GALLERY_BLOCK = 8192
 OWN_BLOCK = 256  # queries scored at once against the gallery images that are right for them
 OWN_ROWS = 32_768  # of these images at most
-MANY = 8  # right images; with more, scores are sorted instead of compared with each of them
+MANY = 5  # right images; with more, scores are sorted instead of compared with each of them
+PIECE = 512  # gallery rows whose nearest are found first, where the gallery has several blocks
 
 
 class Trial(NamedTuple):
@@ -118,7 +119,7 @@ def search(
             columns = gallery_rows[first : first + GALLERY_BLOCK]
             scores = _scores(prepared(gallery[columns], distance), left, distance)  # (G, B)
             for hunt in hunts:
-                hunt.see(columns, scores)
+                hunt.see(columns, scores, hunt is hunts[-1])
         for hunt, into in zip(hunts, found, strict=True):
             into.ranks[hunt.mine], into.top[hunt.mine] = hunt.answer()
     return found
@@ -224,7 +225,9 @@ class _Hunt:
         self.few = 2 * len(place) < width
         self.place, self.width = (np.arange(len(place)), len(place)) if self.few else (place, width)
         self.gallery = np.sort(gallery)
-        self.best: tuple[np.ndarray, np.ndarray] | None = None  # scores and rows, (up to top, b)
+        nothing = np.empty((0, self.width))
+        self.best = (nothing, nothing.astype(int))  # scores and rows, (up to top, b)
+        self.seen = 0  # gallery rows
 
     def measure(self, left: np.ndarray, gallery: np.ndarray, distance: Distance) -> None:
         """Score the right images, and so set the bar for wrong ones to stand before them."""
@@ -253,14 +256,21 @@ class _Hunt:
         self.bar[:, self.place] = np.where(self.right >= 0, own, np.inf).T
         self.before = np.zeros(self.bar.shape, np.int32)
 
-    def see(self, columns: np.ndarray, scores: np.ndarray) -> None:
-        """Count the wrong images at or above the bar; scores (g, b) belong to rows `columns`."""
+    def see(self, columns: np.ndarray, scores: np.ndarray, last: bool) -> None:
+        """Count the wrong images at or above the bar; scores (g, b) belong to rows `columns`.
+
+        The `last` to see them may change them.
+        """
         ends = np.searchsorted(self.gallery, [columns[0], columns[-1] + 1])
         rows = self.gallery[slice(*ends)]
         if not len(rows) or not len(self.mine):
             return
         at = np.searchsorted(columns, rows)
-        self.count(rows, scores[np.ix_(at, self.asked)] if self.few else scores[at])
+        if self.few:
+            scores = scores[np.ix_(at, self.asked)]
+        elif not last or len(at) < len(scores):
+            scores = scores[at]
+        self.count(rows, scores)
 
     def count(self, rows: np.ndarray, wrong: np.ndarray) -> None:
         """The same for scores (g, b) of gallery rows of the trial, ascending; they are changed."""
@@ -270,27 +280,41 @@ class _Hunt:
         if len(self.bar) > MANY:
             self._count_sorted(wrong)
         else:
+            above = np.empty(wrong.shape, bool)
             for bar, before in zip(self.bar, self.before, strict=True):
-                before += np.add.reduce(wrong >= bar, axis=0, dtype=np.int32)
+                np.greater_equal(wrong, bar, out=above)
+                before += np.add.reduce(above, axis=0, dtype=np.int32)
         if self.top:
             self._keep(rows, wrong)
 
     def _count_sorted(self, wrong: np.ndarray) -> None:
         """One pass whatever K: sort a query's scores, and look up its bars in them."""
-        number = (self.right >= 0).sum(axis=1)
-        for start in range(0, len(self.place), OWN_BLOCK):
-            part = self.place[start : start + OWN_BLOCK]
-            ascending = np.take(wrong.T, part, axis=0)  # (n, g)
+        number = np.zeros(self.width, int)
+        number[self.place] = (self.right >= 0).sum(axis=1)
+        for start in range(0, self.width, OWN_BLOCK):
+            part = wrong[:, start : start + OWN_BLOCK]
+            ascending = np.empty(part.shape[::-1], part.dtype)
+            for row in range(0, len(part), 16):  # a column at a time would miss the cache
+                ascending[:, row : row + 16] = part[row : row + 16].T
             ascending.sort(axis=1)
-            for column, scores, here in zip(part, ascending, number[start:], strict=False):
-                below = np.searchsorted(scores, self.bar[:here, column])
-                self.before[:here, column] += (len(scores) - below).astype(np.int32)
+            for column, scores in enumerate(ascending, start):
+                bars = self.bar[: number[column], column]
+                above = len(scores) - np.searchsorted(scores, bars)
+                self.before[: len(bars), column] += above.astype(np.int32)
 
     def _keep(self, rows: np.ndarray, wrong: np.ndarray) -> None:
         """Keep the nearest of what was seen so far; only scores above the last kept are sorted."""
-        if self.best is None:
-            self.best = _highest(wrong, np.broadcast_to(rows[:, None], wrong.shape), self.top)
-            return
+        start = 0
+        while start < len(rows):
+            # at first pieces that grow, so that nearly all of them lies below the last kept
+            piece = len(rows) if len(self.gallery) <= GALLERY_BLOCK else max(self.seen, PIECE)
+            here = slice(start, start + piece)
+            self._keep_piece(rows[here], wrong[here])
+            self.seen += len(rows[here])
+            start += piece
+
+    def _keep_piece(self, rows: np.ndarray, wrong: np.ndarray) -> None:
+        better, which = wrong, np.broadcast_to(rows[:, None], wrong.shape)
         if len(self.best[0]) == self.top:
             row, column = np.divmod(np.flatnonzero(wrong > self.best[0][-1]), wrong.shape[1])
             order = np.argsort(column, kind="stable")
@@ -299,17 +323,17 @@ class _Hunt:
             shape = (nth.max(initial=-1) + 1, wrong.shape[1])
             better, which = np.full(shape, -np.inf, wrong.dtype), np.zeros(shape, rows.dtype)
             better[nth, column], which[nth, column] = wrong[row, column], rows[row]
-        else:
-            better, which = wrong, np.broadcast_to(rows[:, None], wrong.shape)
-        both = (np.concatenate(parts) for parts in zip(self.best, (better, which), strict=True))
-        self.best = _highest(*both, self.top)
+        if len(self.best[0]):
+            both = zip(self.best, (better, which), strict=True)
+            better, which = (np.concatenate(parts) for parts in both)
+        self.best = _highest(better, which, self.top)
 
     def answer(self) -> Found:
         """Ranks, and the nearest rows with the right images at their ranks."""
         nth = np.arange(1, len(self.bar) + 1)
         ranks = np.where(self.right >= 0, self.before[:, self.place].T + nth, 0)
-        if not self.top or self.best is None:
-            return Found(ranks, np.full((len(ranks), self.top), -1, np.int64))
+        if not self.top:
+            return Found(ranks, np.empty((len(ranks), 0), np.int64))
         scores, rows = self.best
         wrong = np.where(scores > -np.inf, rows, -1)[:, self.place].T
         return Found(ranks, _insert(wrong, self.right, ranks, self.top))
