@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from clipfh_lib import files, plans, runs
 from clipfh_lib.data import loaders
 from clipfh_lib.data.loaders import Batch
 from clipfh_lib.data.pairs import Pairs
@@ -134,6 +136,24 @@ class Joint(L.LightningModule):
         if fit.schedule == "plateau":
             self.plateau = optimisers.plateau(optimizer, fit, fit.best_by)
         return optimisers.scheduled(optimizer, fit, -(-self.steps // fit.accumulate))
+
+
+def warmed(p: JointParams, outputs: str | Path) -> JointParams:
+    """The parameters with the weights that the recipe begins with; see `plans.warmed`.
+
+    Raises:
+        InputError: the run that should have them is not complete.
+    """
+    found = plans.warmed(p, outputs)
+    if found.model.weights != p.model.weights:
+        folder = files.resolve(found.model.weights)
+        if not runs.is_complete(folder):
+            raise InputError(
+                f"warm_start {p.warm_start}: {found.model.weights} is no complete run; run "
+                f"03_fine_tune with recipe {p.warm_start} and the same data set, backbone and seed "
+                "first, or set warm_start to null"
+            )
+    return found
 
 
 Epochs = Callable[[int], tuple[Tensor, Tensor]]

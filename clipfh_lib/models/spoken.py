@@ -31,10 +31,8 @@ def of_epochs(
     Raises:
         InputError: a text itself is too long.
     """
-    wordings = [
-        [text, *(one for one in others if prompts.lengths([one])[0] <= length)]
-        for text, others in zip(pairs.texts, variations.vary(pairs.texts, how, seed), strict=True)
-    ]
+    others = variations.vary(pairs.texts, how, seed, prompts.lengths, length)
+    wordings = [[text, *more] for text, more in zip(pairs.texts, others, strict=True)]
     count = np.array([len(each) for each in wordings])
     first = np.cumsum(count) - count
     flat = [one for each in wordings for one in each]
