@@ -199,8 +199,23 @@ class TextToImageParams(Common):
             raise ValueError(
                 f"fit.batch_size {size} holds no anchor with negatives.count {group - 1} negatives"
             )
-        if self.fit.best_by == "last" and self.fit.schedule == "plateau":
+        fit = self.fit
+        if self.data.val == "published" and fit.best_by != "last":
+            raise ValueError(
+                f"fit.best_by {fit.best_by} with data.val published: those people are trained on; "
+                "take last, or data.val held_out"
+            )
+        if fit.schedule == "plateau" and fit.best_by == "last":
             raise ValueError("fit.schedule plateau needs a measure: fit.best_by mAP or loss")
+        if fit.schedule == "plateau" and fit.warmup:
+            raise ValueError("fit.schedule plateau takes no fit.warmup")
+        if fit.schedule == "plateau" and fit.step >= fit.patience:
+            raise ValueError(
+                f"fit.schedule plateau: fit.step {fit.step} validations without a gain lower the "
+                f"rate, fit.patience {fit.patience} end the fit before: make step smaller"
+            )
+        if fit.schedule == "multistep" and not fit.milestones:
+            raise ValueError("fit.schedule multistep needs fit.milestones, e.g. [10, 15]")
         return self
 
     @property

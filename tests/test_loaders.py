@@ -225,3 +225,83 @@ def test_a_loader_takes_batches_of_people(drawn, table):
     for batch in found:
         assert batch.pids[0] == batch.pids[1] != batch.pids[2] == batch.pids[3]
         assert batch.pixels.shape == (4, 16, 16, 3)
+
+
+# --- anchors with negatives -----------------------------------------------------------------------
+
+
+def nearest_numbers(groups):
+    """Stands for mining: the rows of other groups, those with near numbers first."""
+
+    def mine(anchors, count):
+        found = np.full((len(anchors), count), -1)
+        for place, anchor in enumerate(anchors):
+            rows = np.argsort(np.abs(np.arange(len(groups)) - anchor), kind="stable")
+            rows = rows[groups[rows] != groups[anchor]][:count]
+            found[place, : len(rows)] = rows
+        return found
+
+    return mine
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    kinds=st.integers(1, 30),
+    batch_size=st.integers(2, 13),
+    negatives=st.integers(1, 4),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 9),
+)
+def test_a_batch_is_anchors_each_followed_by_others_and_no_row_stands_twice(
+    count, kinds, batch_size, negatives, seed, epoch
+):
+    groups = np.random.default_rng(seed).integers(0, kinds, count)
+    if count < batch_size or batch_size < 1 + negatives:
+        return
+    how = groups, batch_size, negatives, seed, epoch, nearest_numbers(groups)
+    order, plain = loaders.WithNegatives(*how), loaders.Shuffled(count, batch_size, seed, epoch)
+    batches = list(order)
+    assert len(batches) == len(order) == len(plain), "fits of all types cost the same"
+    for batch, anchors in zip(batches, order.anchors(), strict=True):
+        assert len(set(batch)) == len(batch) <= batch_size
+        places = [batch.index(anchor) for anchor in anchors] + [len(batch)]
+        assert places[0] == 0 and places == sorted(places)
+        taken = set(anchors.tolist())
+        for anchor, first, last in zip(anchors, places[:-1], places[1:], strict=True):
+            own = batch[first + 1 : last]
+            assert (groups[own] != groups[anchor]).all() and len(own) <= negatives
+            free = [r for r in nearest_numbers(groups)([anchor], count)[0].tolist()
+                    if r >= 0 and r not in taken]  # fmt: skip
+            assert own == free[:negatives], "the best that are not in the batch"
+            taken |= set(own)
+
+
+def test_anchors_go_round_over_epochs_and_are_decided_by_seed_and_epoch():
+    groups = np.arange(50)
+
+    def order(seed, epoch):
+        return loaders.WithNegatives(groups, 8, 3, seed, epoch, nearest_numbers(groups))
+
+    assert list(order(0, 1)) == list(order(0, 1))
+    assert list(order(0, 0)) != list(order(0, 1)) != list(order(1, 1))
+    anchors = np.concatenate([order(3, epoch).anchors().ravel() for epoch in range(25)])
+    assert anchors.shape == (25 * 6 * 2,)  # six batches of two: a round takes over four epochs
+    for start in range(0, 300, 50):
+        assert sorted(anchors[start : start + 50].tolist()) == groups.tolist()
+    assert anchors[:50].tolist() != anchors[50:100].tolist()
+
+
+def test_negatives_are_mined_when_the_first_batch_is_asked_for_and_for_the_anchors_alone():
+    asked, groups = [], np.arange(40)
+
+    def mine(anchors, count):
+        asked.append((anchors.tolist(), count))
+        return nearest_numbers(groups)(anchors, count)
+
+    order = loaders.WithNegatives(groups, 10, 1, 0, 0, mine)
+    assert len(order) == 4 and not asked
+    next(iter(order))
+    assert asked == [(order.anchors().ravel().tolist(), 10)]
+    with pytest.raises(InputError, match="fit.batch_size is 41, there are 40 training images"):
+        loaders.WithNegatives(groups, 41, 1, 0, 0, mine)

@@ -176,6 +176,69 @@ class PeopleImages(Sampler[list[int]]):
             yield batch
 
 
+class WithNegatives(Sampler[list[int]]):
+    """Batches of anchors, each followed by its negatives; (seed, epoch) and what is mined decide.
+
+    An epoch has as many batches as hold each image once, as `Shuffled` has, so that fits with and
+    without negatives cost the same. Anchors go round over the epochs, in an order of each round's
+    own. No row stands twice in a batch: what an anchor is easily taken for and is there already is
+    a negative of it anyway, and the next one is taken. Where there are no more images of other
+    groups a batch is shorter.
+
+    Args:
+        groups: (N,) see Pairs.groups; images of the anchor's own are no negatives of it.
+        batch_size: rows of a batch at the most; `batch_size // (1 + count)` are anchors.
+        count: negatives of each anchor.
+        mine: (A,) anchors, number -> (A, number) rows, the best first, -1 fills up; see
+            evaluation.mining. Called when the first batch is asked for, so that what it reads, such
+            as weights, is that of the epoch's start.
+
+    Raises:
+        InputError: fewer images than one batch.
+    """
+
+    def __init__(
+        self,
+        groups: np.ndarray,
+        batch_size: int,
+        count: int,
+        seed: int,
+        epoch: int,
+        mine: Callable[[np.ndarray, int], np.ndarray],
+    ):
+        self.steps = len(Shuffled(len(groups), batch_size, seed, epoch))
+        self.groups, self.batch_size, self.count = groups, batch_size, count
+        self.draw, self.mine = (seed, epoch), mine
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def anchors(self) -> np.ndarray:
+        """Rows of the epoch's anchors: (batches, anchors of a batch)."""
+        each = self.batch_size // (1 + self.count)
+        a_round = len(self.groups) // each  # batches; what does not fill one is left out of it
+        (seed, epoch), found = self.draw, []
+        for number in range(epoch * self.steps, (epoch + 1) * self.steps):
+            turn, place = divmod(number, a_round)
+            if not found or not place:
+                order = np.random.default_rng([seed, turn, 13]).permutation(len(self.groups))
+            found.append(order[place * each : (place + 1) * each])
+        return np.stack(found)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        anchors = self.anchors()
+        # as many as a batch has: so many may stand in it already
+        mined = self.mine(anchors.ravel(), self.batch_size).reshape(*anchors.shape, -1)
+        for mine, near in zip(anchors, mined, strict=True):
+            batch, taken = [], set(mine.tolist())
+            for anchor, rows in zip(mine.tolist(), near, strict=True):
+                other = (rows >= 0) & (self.groups[rows] != self.groups[anchor])
+                free = [row for row in rows[other].tolist() if row not in taken][: self.count]
+                taken.update(free)
+                batch += [anchor, *free]
+            yield batch
+
+
 def training(
     data: HandImages,
     targets: np.ndarray,

@@ -85,6 +85,32 @@ def of_fit(encoder: nn.Module, heads: nn.Module, fit: FitParams) -> list[dict]:
     return sorted(found.values(), key=lambda one: -one["lr"] * (one["name"] == "encoder"))
 
 
+def of_towers(
+    encoder: nn.Module, lr: float, lr_text: float | None, weight_decay: float
+) -> list[dict]:
+    """Groups of a CLIP, `encoder` with `lr` and, if it has a rate of its own, `text` with that.
+
+    Biases, norms, positions and the token table have no weight decay.
+
+    Args:
+        encoder: of `backbones.load`; what gets a gradient now is trained.
+
+    Raises:
+        InputError: there is nothing to train.
+    """
+    found: dict[tuple, dict] = {}
+    for name, parameter in encoder.named_parameters():
+        if parameter.requires_grad:
+            text = towers.part_of(name, encoder) == "text" or name.startswith("text")
+            kind, rate = ("text", lr_text) if text and lr_text else ("encoder", lr)
+            decay = 0.0 if _spared(name, parameter, SPARED) else weight_decay
+            one = {"name": kind, "lr": rate, "weight_decay": decay, "params": []}
+            found.setdefault((kind, decay), one)["params"].append(parameter)
+    if not found:
+        raise InputError("freeze_image_encoder, freeze_text_encoder: nothing is left to train")
+    return sorted(found.values(), key=lambda one: one["name"])
+
+
 def make(named: Iterable[dict], how: OptimParams) -> torch.optim.Optimizer:
     """The optimiser of a recipe; its groups bring their own rates and decays."""
     named = list(named)

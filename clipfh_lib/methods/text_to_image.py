@@ -1,0 +1,240 @@
+"""Text to image: both encoders of a CLIP trained so that a sentence finds its pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader, Dataset
+
+from clipfh_lib.data import loaders
+from clipfh_lib.data.loaders import Batch
+from clipfh_lib.data.pairs import Pairs
+from clipfh_lib.data.transforms import normalise
+from clipfh_lib.evaluation import embeddings, mining, text_image
+from clipfh_lib.files import InputError
+from clipfh_lib.models import image_text_losses, optimisers, prompts, spoken, towers
+from clipfh_lib.models.backbones import Preprocess
+from clipfh_lib.models.image_text_losses import Loss
+from clipfh_lib.schema import EmbedParams
+from clipfh_lib.words import TextToImageParams
+
+Epochs = Callable[[int], Dataset]
+SEVERAL = 256  # texts that are encoded at once
+
+
+class TextToImage(L.LightningModule):
+    """Both encoders under one loss over pairs of an image and a text.
+
+    Args:
+        encoder: a CLIP of `backbones.load`; trained in place.
+        preprocess: mean and std of its pixels.
+        p: the recipe.
+        groups: (N,) `Pairs.groups`, by row of the table: images of one group are true matches.
+        steps: batches of an epoch.
+        loss: any function of (B, D) images, (B, D) texts and (B,) ids, equal ones of which are true
+            matches, to a scalar; none: the recipe's.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        preprocess: Preprocess,
+        p: TextToImageParams,
+        groups: np.ndarray,
+        steps: int,
+        loss: Loss | None = None,
+    ):
+        super().__init__()
+        self.encoder, self.preprocess, self.p, self.steps = encoder, preprocess, p, steps
+        self.groups, self.loss = torch.tensor(groups), loss or image_text_losses.of(p)
+        towers.freeze(encoder, p.frozen)
+
+    @property
+    def kept(self) -> nn.Module:
+        """Whose weights are kept: both encoders."""
+        return self.encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D), any norm."""
+        return self.encoder.encode_image(images)
+
+    def on_fit_start(self) -> None:
+        """Convolutions run faster in another order of memory."""
+        towers.lay_out(self.encoder, training=True)
+
+    def on_fit_end(self) -> None:
+        """Back to the usual order, which embeddings are made in."""
+        towers.lay_out(self.encoder, training=False)
+
+    def on_train_epoch_start(self) -> None:
+        """Hold what is frozen, also the statistics of its batch norms."""
+        towers.freeze(self.encoder, self.p.frozen)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Loss of one batch; logs it, and how often a text that is true of an image is nearest."""
+        how = self.preprocess
+        images = self(normalise(batch.pixels, how.mean, how.std, self.device))
+        said, which = batch.texts.unique(dim=0, return_inverse=True)  # each text once
+        texts = prompts.encode(self.encoder, said)[which]
+        ids = self.groups[batch.rows.cpu()].to(self.device)
+        loss = self.loss(images, texts, ids)
+        size = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
+        self.log("train/loss", loss, prog_bar=True, **size)
+        with torch.no_grad():
+            nearest = (normalize(images, dim=1) @ normalize(texts, dim=1).T).argmax(dim=1)
+            self.log("train/accuracy", (ids[nearest] == ids).float().mean(), **size)
+        return loss
+
+    def configure_optimizers(self) -> dict:
+        """Groups, optimiser and schedule of the recipe."""
+        fit = self.p.fit
+        named = optimisers.of_towers(self.encoder, fit.lr, fit.lr_text, fit.weight_decay)
+        optimizer = optimisers.make(named, fit)
+        if fit.schedule == "plateau":
+            self.plateau = optimisers.plateau(optimizer, fit, fit.best_by)
+        return optimisers.scheduled(optimizer, fit, -(-self.steps // fit.accumulate))
+
+
+def make(
+    encoder: nn.Module,
+    preprocess: Preprocess,
+    pairs: Pairs,
+    root: Path,
+    p: TextToImageParams,
+    loss: Loss | None = None,
+) -> tuple[TextToImage, Epochs]:
+    """The method for some pairs, and its data: epoch -> images with the words of that epoch.
+
+    Args:
+        pairs: what is trained on.
+        root: folder that the paths of `pairs.table` start from.
+        loss: see `TextToImage`.
+
+    Raises:
+        InputError: the backbone reads no text, fewer images than a batch, or the same text is true
+            of all of them.
+    """
+    if not prompts.reads_text(encoder):
+        raise InputError(f"model.name: {p.model.name} reads no text; searching needs a CLIP")
+    size = preprocess.size(p.data.resize)
+    images = loaders.HandImages(pairs.table, root, size, p.loader.workers)
+    if not pairs.groups.any():
+        raise InputError(
+            "prompts: the same text is true of all training images, so that none is wrong; choose "
+            "prompts.strategy or templates that tell them apart"
+        )
+    steps = len(loaders.Shuffled(len(images), p.fit.batch_size, p.seed, 0))
+    words = spoken.of_epochs(pairs, p.vary, p.seed, encoder.context_length)
+    method = TextToImage(encoder, preprocess, p, pairs.groups, steps, loss)
+    return method, lambda epoch: loaders.Captioned(images, *words(epoch))
+
+
+def loader(
+    method: TextToImage, data: Epochs, device: str | torch.device = "cpu"
+) -> Callable[[int], DataLoader]:
+    """Epoch -> loader of changed images with their words, shuffled or with mined negatives.
+
+    Args:
+        method: whose current weights mine `semantic` negatives.
+        data: of `make`, or any own one: epoch -> a data set of as many images as the method has
+            groups, whose `__getitem__` takes a list of rows and gives a `loaders.Batch` with
+            (B, H, W, 3) uint8 pixels, the rows and (B, L) token ids of `prompts.tokens`.
+        device: where the images are changed.
+    """
+    p, groups = method.p, method.groups.numpy()
+
+    def make(epoch: int) -> DataLoader:
+        plain = data(epoch)
+        if p.group == 1:
+            order = loaders.Shuffled(len(groups), p.fit.batch_size, p.seed, epoch)
+        else:
+            order = loaders.WithNegatives(
+                *(groups, p.fit.batch_size, p.group - 1, p.seed, epoch),
+                lambda anchors, count: mined(method, plain, epoch, anchors, count),
+            )
+        changed = loaders.Augmented(plain, p.fit.augment, p.seed, epoch, device)
+        return loaders.batches(changed, order)
+
+    return make
+
+
+def mined(
+    method: TextToImage, data: Dataset, epoch: int, anchors: np.ndarray, count: int
+) -> np.ndarray:
+    """Negatives of some images of an epoch, as the recipe mines them.
+
+    `semantic`: the images that the current weights find nearest to the anchor's text and that it is
+    not true of. Weights, modes and random state stay as they are.
+
+    Args:
+        data: see `loader`; images as they are, with the words of the epoch.
+        anchors: (A,) rows.
+        count: of each anchor.
+
+    Returns:
+        (A, count) rows, see `mining.hard`.
+    """
+    p, groups = method.p, method.groups.numpy()
+    if p.negatives.mine == "random":
+        return mining.random(groups[anchors], groups, count, [p.seed, epoch, 17])
+    encoder, device = method.encoder, method.device
+    how = EmbedParams(batch=p.embed.batch, precision=p.fit.precision)
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):  # a loader draws a number when it begins
+            images = embeddings.encode(encoder, method.preprocess, data, how, device, quiet=True)
+        texts = _texts(method, data, anchors)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return mining.hard(texts, images, groups[anchors], groups, count, device)
+
+
+@torch.inference_mode()
+def _texts(method: TextToImage, data: Dataset, rows: np.ndarray) -> Tensor:
+    """(A, D) embeddings of what is said of some rows, each text encoded once."""
+    some = [data[rows[at : at + SEVERAL].tolist()].texts for at in range(0, len(rows), SEVERAL)]
+    said, which = torch.cat(some).cpu().unique(dim=0, return_inverse=True)
+    kind = embeddings.PRECISION.get(method.p.fit.precision)
+    with torch.autocast(method.device.type, kind, enabled=kind is not None):
+        parts = [
+            prompts.encode(method.encoder, each.to(method.device)).float()
+            for each in said.split(SEVERAL)
+        ]
+    return torch.cat(parts)[which.to(method.device)]
+
+
+def measure(method: TextToImage, pairs: Pairs, root: Path) -> Callable[[], dict[str, float]]:
+    """What validation measures after an epoch: how well texts find images, and the loss.
+
+    The loss is the mean over batches of shuffled pairs, one text an image, the same each time.
+
+    Args:
+        pairs: of images that nobody trains on.
+        root: folder that the paths of `pairs.table` start from.
+
+    Returns:
+        What is called after an epoch; gives what `text_image.validate` gives, and `loss`.
+    """
+    p, how = method.p, method.preprocess
+    images = loaders.HandImages(pairs.table, root, how.size(p.data.resize), p.loader.workers)
+    said, groups = torch.tensor(pairs.drawn(p.seed, 0)), torch.tensor(pairs.groups)
+    size = min(p.fit.batch_size, len(images))
+    batches = [torch.tensor(rows) for rows in loaders.Shuffled(len(images), size, p.seed, 0)]
+
+    @torch.no_grad()
+    def found() -> dict[str, float]:
+        device = method.device
+        array = embeddings.encode(method.encoder, how, images, p.embed, device, quiet=True)
+        texts = text_image.texts_of(method.encoder, pairs.texts, device.type)
+        both = torch.from_numpy(array), torch.from_numpy(texts)[said]
+        losses = [method.loss(*(part[rows] for part in both), groups[rows]) for rows in batches]
+        loss = torch.stack(losses).mean()
+        return {**text_image.validate(array, texts, pairs), "loss": float(loss)}
+
+    return found
