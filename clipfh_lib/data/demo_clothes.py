@@ -176,22 +176,28 @@ def draw(item: Garment, taken: Shot, size: int) -> np.ndarray:
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
+def _hem(item: Garment) -> float:
+    """How far down the garment reaches."""
+    short, long = {"trousers": (1.45, 2.25), "skirt": (1.3, 2.05), "dress": (1.25, 2.0)}.get(
+        item.kind, (0.8, 1.2)
+    )
+    return short + (long - short) * item.length
+
+
 def _cut(item: Garment, taken: Shot) -> list[np.ndarray]:
-    """Polygons of the garment as it is worn."""
+    """Polygons of the garment as it is worn: two halves, then sleeves."""
     wide = 0.05 + 0.3 * item.flare
+    hem = _hem(item)
     if item.kind == "trousers":
-        hem, leg = 1.45 + 0.8 * item.length, 0.09 + 0.12 * item.flare
+        leg = 0.09 + 0.12 * item.flare
         half = [(0, 0.85), (0.29, 0.85), (0.33, 1.1), (0.2 + leg, hem), (0.2 - leg, hem), (0, 1.28)]
         return _both(half)
     if item.kind == "skirt":
-        hem = 1.3 + 0.75 * item.length
         return _both([(0, 0.82), (0.28, 0.82), (0.34, 1.0), (0.28 + wide, hem), (0, hem)])
     if item.kind == "dress":
-        hem = 1.25 + 0.75 * item.length
         body = [(0, -0.03), (0.1, -0.03), (0.36, 0.05), (0.31, 0.3), (0.27, 0.55), (0.34, 0.9),
                 (0.3 + wide, hem), (0, hem)]  # fmt: skip
     else:
-        hem = 0.8 + 0.4 * item.length
         body = [(0, -0.03), (0.1, -0.03), (0.38, 0.05), (0.34, 0.3),
                 (0.29 + 0.08 * item.flare, 0.6), (0.32 + wide / 3, hem), (0, hem)]  # fmt: skip
     found = _both(body)
@@ -262,8 +268,8 @@ def _details(canvas: _Canvas, item: Garment, taken: Shot, cloth: np.ndarray) -> 
     top = item.kind in ("shirt", "jacket", "dress")
     start = 0.0 if top else 0.85
     if item.trim:
-        hem = y[cloth].max() if cloth.any() else 0
-        canvas.paint(cloth & (y > hem - item.trim), accent)
+        halves = canvas.mask(*_cut(item, taken)[:2])
+        canvas.paint(halves & (y > _hem(item) - item.trim), accent)
         if not top or item.kind == "dress":
             waist = 0.55 if top else start + 0.03
             canvas.paint(cloth & (np.abs(y - waist) < item.trim / 2), accent)

@@ -30,7 +30,8 @@ def described(item: Garment) -> dict[str, str | list[str]]:
     if item.neck:
         sleeves = {0.0: "no", 0.3: "short", 0.6: "half", 1.0: "long"}[item.sleeve]
         text += f", with a {item.neck} neck and {sleeves} sleeves"
-    more = [f"{item.buttons} {item.accent} buttons"] if item.buttons else []
+    count = {3: "three", 4: "four", 6: "six"}
+    more = [f"{count[item.buttons]} {item.accent} buttons"] if item.buttons else []
     more += [("one pocket", "two pockets")[item.pockets - 1]] if item.pockets else []
     more += [f"a {item.accent} {item.printed} as print"] if item.printed else []
     more += [f"a {item.accent} hem"] if item.trim else []
