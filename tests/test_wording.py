@@ -173,8 +173,8 @@ def test_a_field_that_no_image_has_is_named_with_the_known_ones(hands, garments)
         said(hands, strategy="v3", hands=["A hand", "{caption}"])
     with pytest.raises(InputError, match=r"prompts.described: no image has \{side\}"):
         said(garments, described=["{side}"])
-    with pytest.raises(InputError, match=r"\{path\}"):  # says whose image it is
-        said(garments, described=["{path}"])
+    with pytest.raises(InputError, match=r"\{path\}.*known: caption, category, color$"):
+        said(garments, described=["{path}"])  # it says whose image it is, as pid does
     assert said(garments, hands=["A {colour} hand"])[0]  # for hands, of which none is here
 
 
@@ -265,6 +265,9 @@ def test_texts_that_name_their_person_are_found_wherever_they_come_from(garments
         assert wording.named(more, table).all(), text
     more = pd.DataFrame([("h", "a hand; age: 7"), ("h", "Annaö 77")], columns=prompts.columns)
     assert not wording.named(more, table).any()
+    one_each = table.drop_duplicates("pid").assign(pid=[7, 8, 9, 10])
+    more = pd.DataFrame([("a_1", "7 dresses"), ("h", "Anna Ö")], columns=prompts.columns)
+    assert wording.named(more, one_each).tolist() == [False, True]  # a pid that counts images
     flags = wording.leaks(prompts, table, PromptParams())
     assert flags.values.tolist() == [[
         "warning: prompts that name their person (leaks identity), though prompts.name_people is "

@@ -31,6 +31,7 @@ YES, NO = ("yes", "true"), ("no", "false")
 LETTERS = 32  # of a token of CLIP's own vocabulary: none has more
 # Quotes of all kinds as plain ones; what CLIP's tokeniser takes for its own marks loses its form
 PLAIN = str.maketrans("“”„‟«»″＂‘’‚‛`´′＇", "\"\"\"\"\"\"\"\"''''''''")
+SPECIAL = re.compile(r"[&<`]")  # what is not plain in plain ASCII
 MARKS = re.compile(r"<(?=(start|end)_of_text>)", re.IGNORECASE)
 log = logging.getLogger(__name__)
 
@@ -285,11 +286,15 @@ def leaks(prompts: pd.DataFrame, table: pd.DataFrame, how: PromptParams) -> pd.D
 
 
 def named(prompts: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
-    """Whether each prompt holds its person's `pid` or `pid_name`, as a word of its own."""
+    """Whether each prompt holds its person's `pid` or `pid_name`, as a word of its own.
+
+    A pid is not looked for where every image has one of its own: then it counts images.
+    """
     rows = {row["image_id"]: row for row in table.to_dict("records")}
+    counted = bool(table["pid"].is_unique)
     return pd.Series(
         [
-            _names(prompt, rows[image]) if image in rows else False
+            _names(prompt, rows[image], counted) if image in rows else False
             for image, prompt in zip(prompts["image_id"], prompts["prompt"], strict=True)
         ],
         prompts.index,
@@ -297,7 +302,7 @@ def named(prompts: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
     )
 
 
-def _names(prompt: str, row: dict[str, object]) -> bool:
+def _names(prompt: str, row: dict[str, object], counted: bool) -> bool:
     pid, text = _text(row["pid"]), _plain(prompt)
     for column, value in row.items():
         if column not in (*SILENT, *NAMES) and _text(value) == pid:
@@ -305,7 +310,8 @@ def _names(prompt: str, row: dict[str, object]) -> bool:
                 text = text.replace(_plain(said), " ")
     name = _plain(_text(row.get("pid_name", "")))
     numbers = {number.lstrip("0") for number in re.findall(r"\d+", text)}
-    return pid.lstrip("0") in numbers or (bool(name.strip()) and name in text)
+    numbered = not counted and pid.lstrip("0") in numbers
+    return numbered or (bool(name.strip()) and name in text)
 
 
 def _label(column: str) -> str:
@@ -345,7 +351,8 @@ def consistency(prompts: pd.DataFrame, table: pd.DataFrame) -> Consistency:
     texts = prompts.groupby("image_id")["prompt"].agg(frozenset)
     table = table[table["image_id"].isin(texts.index)].reset_index(drop=True)
     texts = table["image_id"].map(texts)
-    plain = texts.map(lambda all_of_it: "".join(sorted(map(_plain, all_of_it))))
+    plain = {own: "".join(sorted(map(_plain, own))) for own in set(texts)}
+    plain = texts.map(plain)
     cells = {
         column: table[column].map(_text).map(lambda text, c=column: _worn(c, text))
         for column in table
@@ -427,6 +434,8 @@ def tidy(text: str) -> str:
     Unicode's NFKC; control characters are blanks, zero-width and private ones vanish, HTML's names
     of characters are those characters. Tidied once more a text stays as it is.
     """
+    if text.isascii() and text.isprintable() and not SPECIAL.search(text):
+        return " ".join(text.split())  # as nearly all are
     kinds = ((unicodedata.category(letter), letter) for letter in html.unescape(text))
     shaped = "".join(
         " " if kind in ("Cc", "Zs", "Zl", "Zp") else "" if kind[0] == "C" else letter
