@@ -222,6 +222,7 @@ def test_a_written_prompt_also_replaces_the_structured_one_and_numbers_are_compa
     table = one_hand(age=43.0, file_number=pd.NA)
     entry = {"where": {"age": "43", "accessories": "0"}, "prompt": "Mine"}
     assert said(table, strategy="v4", written=[entry]) == ["Mine"]
+    assert said(table, hands=["A {ring}"], written=[entry]) == ["Mine"]  # no template is needed
     other = entry | {"where": {"age": "43", "accessories": "1"}}
     assert said(table, strategy="v4", written=[other])[0].startswith("aspect: dorsal")
 
