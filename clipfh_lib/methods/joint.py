@@ -66,7 +66,7 @@ class Joint(L.LightningModule):
         return self.encoder
 
     def free(self, epoch: int) -> None:
-        """Freeze what the recipe freezes in an epoch; the scale learns unless the recipe has one."""
+        """Freeze what the recipe freezes in an epoch; the scale learns unless it has one."""
         towers.free(self.encoder, self.p.fit, epoch)
         self.encoder.logit_scale.requires_grad_(self.p.loss_text_temperature is None)
 
