@@ -74,7 +74,7 @@ def check(words: np.ndarray, seen: np.ndarray, said: np.ndarray) -> None:
         hits = right[:, :k].sum(axis=1)
         assert (np.abs(values[:, column] - hits / each) < 1e-9).mean() > 0.99
         assert ((values[:, column + 3] > 0) == (hits > 0)).mean() > 0.99
-    assert 0.1 < values[:, 3].mean() < 0.95  # they agree on something
+    assert 0.05 < values[:, 2].mean() < 0.95  # they agree on something
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ SMALL = {
     "big_gallery": "--queries 100 --rows 20000",
     "decode_cache": "--people 2 --images 2 --width 320 --repeats 1",
     "from_files": "--people 3 --images 2 --width 320 --repeats 1",
+    "recall": "--texts 300 --each 30 --repeats 1",
     "reranking": "--percent 10 --repeats 1",
     "start": "--repeats 1",
     "prompts": "--people 4 --images 16 --repeats 1",
@@ -44,6 +45,7 @@ def run(script, change, options=""):
         ("big_gallery", "one.LIMIT = 0"),
         ("decode_cache", "one.TIMES = 1e9"),
         ("from_files", "one.COLD = 1e9"),
+        ("recall", "one.TIMES = 0"),
         ("reranking", "one.TARGETS = dict.fromkeys(one.TARGETS, 1e9)"),
         ("start", "one.PLAN = 0"),
         ("prompts", f"{DEMO}one.TIMES = 1e9"),
@@ -70,6 +72,7 @@ def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
     [
         ("metrics", RANKS_PLUS_ONE),
         ("big_gallery", RANKS_PLUS_ONE),
+        ("recall", RANKS_PLUS_ONE),
         ("reranking", "right = one.published\none.published = lambda *a: 1 - right(*a)"),
         (
             "bootstrap",

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -117,3 +119,50 @@ def test_methods_that_never_differ_have_p_1_and_the_rule_of_three():
     found = intervals.compare(sums, sums, counts, resamples=200)
     assert (found.difference[0], found.p[0]) == (0, 1)
     assert -found.low[0] == found.high[0] == pytest.approx(1 - 0.05 ** (1 / 30))
+
+
+@pytest.mark.parametrize("people", [9, 40])
+def test_a_draw_in_parts_is_the_draw_at_once(people, monkeypatch):
+    sums, counts, _ = populations(people, draws=5)
+    other = sums[::-1] + 1
+    values, units = np.random.default_rng(3).integers(1, 30, (2, 200)) % [[99], [people]]
+    whole = [
+        intervals.person_weights(people, 3000, 4),
+        np.array(intervals.interval(sums, counts, 3000, 4)),
+        np.array(intervals.compare(sums, other, counts, 3000, 4)),
+        intervals.median_interval(values, units, 3000, 4),
+    ]
+    monkeypatch.setattr(intervals, "CELLS", 17 * people + 1)
+    parts = list(intervals.weight_parts(people, 3000, 4))
+    assert max(map(len, parts)) == 17
+    np.testing.assert_array_equal(np.concatenate(parts), whole[0])
+    np.testing.assert_allclose(intervals.interval(sums, counts, 3000, 4), whole[1], rtol=1e-6)
+    found = intervals.compare(sums, other, counts, 3000, 4)
+    np.testing.assert_allclose(found, whole[2], rtol=1e-5, atol=1e-7)
+    assert intervals.median_interval(values, units, 3000, 4) == whole[3]
+
+
+def test_memory_does_not_grow_with_resamples_times_people():
+    counts = np.ones((12_000, 1), int)
+    sums = np.random.default_rng(0).random((12_000, 1, 2))
+    tracemalloc.start()
+    intervals.interval(sums, counts)
+    intervals.compare(sums, sums[::-1], counts)
+    intervals.median_interval(sums[:, 0, 0], np.arange(12_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 600e6 < 12_000 * 10_000 * 8  # the draw of all people at once would be 960 MB
+
+
+def test_the_interval_of_a_median_is_that_of_medians_of_drawn_queries():
+    draw = np.random.default_rng(0)
+    people = np.repeat(np.arange(15), draw.integers(1, 6, 15))
+    values = draw.integers(1, 12, len(people)).astype(float)
+    medians = []
+    for weight in intervals.person_weights(15, 800, 5).astype(int):
+        medians.append(np.median(np.repeat(values, weight[people])))
+    level = stats.norm.cdf(-np.sqrt(15 / 14) * stats.t.ppf(0.975, 14))
+    expected = np.quantile(medians, [level, 1 - level])
+    assert intervals.median_interval(values, people, 800, 5) == pytest.approx(tuple(expected))
+    assert expected[0] < np.median(values) < expected[1]
+    assert (np.array(medians) % 1 == 0.5).any()  # an even number of queries has two in the middle

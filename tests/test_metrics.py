@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, det_curve, roc_curve
+from sklearn.metrics import average_precision_score, det_curve, ndcg_score, roc_curve
+from torchmetrics import retrieval as theirs
 
 from clipfh_lib.evaluation import metrics
 
@@ -98,3 +100,67 @@ def test_threshold_lets_no_more_impostors_in_than_allowed_when_they_tie():
     assert metrics.threshold_at(impostor, 0.3) > 0.9  # all four tie: none may pass
     assert 0.1 < metrics.threshold_at(impostor, 0.4) < 0.9
     assert metrics.threshold_at(impostor, 1.0) == -np.inf
+
+
+@st.composite
+def answers(draw):
+    """Few-valued scores, so that many tie, and several right answers of each of 4 queries."""
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    scores = rng.integers(0, draw(st.integers(2, 40)), (4, 25)).astype(float)
+    right = rng.random((4, 25)) < draw(st.sampled_from([0.04, 0.2, 0.6]))
+    right[np.arange(4), rng.integers(0, 25, 4)] = True
+    return scores, right
+
+
+def ranks_of(scores, right):
+    """Ranks of the right answers, and scores without ties in that order: of equal ones wrong first.
+
+    The references settle ties in other ways, so they get what we take a tie for.
+    """
+    order = np.lexsort((right, -scores), axis=1)
+    place = np.argsort(order, axis=1)
+    ranks = np.zeros(right.shape, int)
+    for row, (where, own) in enumerate(zip(place, right, strict=True)):
+        ranks[row, : own.sum()] = np.sort(where[own]) + 1
+    return ranks, 25.0 - place  # torchmetrics takes scores of 0 and less for not found
+
+
+@given(answers())
+def test_metrics_of_several_answers_equal_torchmetrics_and_scikit_learn(problem):
+    scores, right = problem
+    ranks, settled = ranks_of(scores, right)
+    rows = torch.arange(4).repeat_interleave(25)
+    flat = torch.tensor(settled).ravel(), torch.tensor(right).ravel()
+    for k in (1, 5, 10):
+        ours = {
+            theirs.RetrievalRecall(top_k=k): metrics.recall_k(ranks, k),
+            theirs.RetrievalHitRate(top_k=k): metrics.rank_k(ranks, k),
+            theirs.RetrievalNormalizedDCG(top_k=k): metrics.ndcg_k(ranks, k),
+        }
+        for reference, values in ours.items():
+            assert values.mean() == pytest.approx(float(reference(*flat, rows)), abs=1e-5)
+        assert metrics.ndcg_k(ranks, k).mean() == pytest.approx(ndcg_score(right, settled, k=k))
+    found = metrics.average_precision(ranks)
+    assert found.mean() == pytest.approx(float(theirs.RetrievalMAP()(*flat, rows)), abs=1e-5)
+    each = [average_precision_score(r, s) for r, s in zip(right, settled, strict=True)]
+    np.testing.assert_allclose(found, each, atol=1e-12)
+
+
+@given(answers())
+def test_where_nothing_ties_the_scores_themselves_give_the_same(problem):
+    scores, right = problem
+    scores = scores + np.random.default_rng(0).permuted(np.arange(100)).reshape(4, 25) / 1000
+    ranks, _ = ranks_of(scores, right)
+    assert metrics.ndcg_k(ranks, 5).mean() == pytest.approx(ndcg_score(right, scores, k=5))
+
+
+def test_recall_and_ndcg_worked_by_hand():
+    ranks = np.array([[1, 4, 7], [2, 0, 0], [0, 0, 0]])
+    expected = [[1 / 3, 2 / 3, 1], [0, 1, 1], [np.nan] * 3]
+    np.testing.assert_allclose(metrics.recall_k(ranks, np.array([1, 5, 10])), expected)
+    np.testing.assert_allclose(metrics.recall_k(ranks, 5), np.array(expected)[:, 1])
+    one, two, three, four, seven = 1 / np.log2(np.array([2, 3, 4, 5, 8]))
+    ideal = one + two + three
+    gains = [(one + four + seven) / ideal, two / one, np.nan]
+    np.testing.assert_allclose(metrics.ndcg_k(ranks, 10), gains)
+    np.testing.assert_allclose(metrics.ndcg_k(ranks, 2), [one / (one + two), two, np.nan])

@@ -196,3 +196,66 @@ def test_scores_that_are_not_those_of_the_trial_are_refused(shapes):
     trial = search.Trial(np.arange(3), np.arange(3, 6), np.arange(3), np.arange(3))
     with pytest.raises(ValueError, match="scores"):
         search.from_scores(trial, [np.zeros(shape) for shape in shapes])
+
+
+def matched(trial):
+    """The same search, its right answers named row by row, with room for more."""
+    right = [np.flatnonzero(trial.gallery_pids == pid) for pid in trial.query_pids]
+    room = np.full((len(right), 1 + max(map(len, right))), -1)
+    for row, own in zip(room, right, strict=True):
+        row[: len(own)] = trial.gallery[own]
+    return search.Matched(trial.queries, trial.gallery, room)
+
+
+@pytest.mark.parametrize("many", [0, 3, 100])  # all sorted, some, none
+@given(problems(), st.integers(1, 7))
+def test_right_answers_named_row_by_row_are_ranked_as_by_pid(many, problem, block):
+    array, trial = problem
+    (whole,) = search.search(array, array, [trial], top=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "MANY", many)
+        patch.setattr(search, "GALLERY_BLOCK", block)
+        patch.setattr(search, "OWN_ROWS", 2)
+        named = matched(trial)
+        (found,) = search.search(array, array, [named], top=4)
+        part = search.Matched(named.queries[::3], named.gallery, named.right[::3])
+        few = search.search(array, array, [named, part])
+    assert ragged(found.ranks) == ragged(whole.ranks) == ragged(few[0].ranks)
+    assert ragged(few[1].ranks) == ragged(whole.ranks[::3])
+
+
+@given(problems(), st.integers(1, 3), st.integers(1, 9))
+def test_the_nearest_are_the_same_however_the_gallery_comes(problem, piece, block):
+    array, trial = problem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "PIECE", piece)
+        patch.setattr(search, "GALLERY_BLOCK", block)
+        (found,) = search.search(array, array, [trial], top=4)
+    for row, top in zip(trial.queries, found.top, strict=True):
+        there = top[top >= 0]
+        assert len(set(there)) == len(there) == min(4, len(trial.gallery))
+        scores = search.similarity(array[[row]], array[trial.gallery], "cosine")[0]
+        own = search.similarity(array[[row]], array[there], "cosine")[0]
+        np.testing.assert_allclose(own, np.sort(scores)[::-1][: len(there)], atol=1e-6)
+
+
+def test_very_many_right_answers_are_ranked_right_and_take_little_memory():
+    draw = np.random.default_rng(0)
+    texts = draw.standard_normal((6, 16), dtype=np.float32)
+    said = np.arange(20_000) % 6
+    images = 0.3 * texts[said] + draw.standard_normal((20_000, 16), dtype=np.float32)
+    right = np.stack([np.flatnonzero(said == text)[:3000] for text in range(6)])
+    right = np.where(np.arange(right.shape[1]) < 2000, right, -1)
+    tracemalloc.start()
+    one = search.Matched(np.arange(6), np.arange(20_000), right)
+    (found,) = search.search(texts, images, [one])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+    for text in (0, 5):
+        scores = search.similarity(texts[[text]], images, "cosine")[0]
+        order = np.argsort(-scores)
+        expected = np.flatnonzero(np.isin(order, right[text, :2000])) + 1
+        assert np.abs(found.ranks[text, :2000] - expected).max() <= 3  # nearly equal scores
+        assert (found.ranks[text, :2000] == expected).mean() > 0.95
+        assert not found.ranks[text, 2000:].any()

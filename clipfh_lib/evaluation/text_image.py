@@ -186,6 +186,47 @@ def listed(pairs: Pairs) -> pd.DataFrame:
     return names(pairs.texts).assign(images=np.bincount(pairs.ids, minlength=len(pairs.texts)))
 
 
+def shown(
+    ranks: pd.DataFrame, pairs: Pairs, images: np.ndarray, texts: np.ndarray, top: int = 6
+) -> pd.DataFrame:
+    """What some texts found, a row for each image, for a sheet of results.
+
+    Args:
+        ranks: rows of `evaluate` in the direction text_image; a column `kind` is kept.
+        pairs: as there.
+        images: (N, D) as there.
+        texts: (T, D) as there.
+        top: images of each text, at most `TOP`.
+
+    Returns:
+        `sentence, rank, image_id, path, similarity, caption, right`: similarity is the cosine,
+        caption the first text of the image, `right` whether it was a right answer.
+    """
+    ids, paths = names(pairs.texts)["id"], pairs.table["path"]
+    place = pd.Index(pairs.table["image_id"])
+    first = pairs.ids[np.searchsorted(pairs.images, np.arange(len(pairs.table)))]
+    said, rows = pd.Index(ids).get_indexer(ranks["query"]), []
+    for text, (_, row) in zip(said, ranks.iterrows(), strict=True):
+        right = {int(float(rank)) for rank in str(row["ranks"]).split()}
+        found = row[[f"top_{rank}" for rank in range(1, top + 1)]].dropna()
+        near = place.get_indexer(found)
+        score = search.similarity(texts[[text]], images[near], "cosine")[0]
+        for rank, (image, similarity) in enumerate(zip(near, score, strict=True), 1):
+            rows.append(
+                {
+                    **({"kind": row["kind"]} if "kind" in row else {}),
+                    "sentence": pairs.texts[text],
+                    "rank": rank,
+                    "image_id": place[image],
+                    "path": paths[image],
+                    "similarity": float(similarity),
+                    "caption": pairs.texts[first[image]],
+                    "right": rank in right,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 @torch.inference_mode()
 def texts_of(
     encoder: nn.Module, texts: Sequence[str], device: str = "cpu", batch: int = 256
