@@ -13,6 +13,7 @@ from clipfh_lib.schema import Common, Frozen
 
 FIRST = "04_clip_reid_prompts"
 TUNED = "03_fine_tune"
+_NAMED = re.compile(r"\{(.*)\}")  # a named cell
 AXES = ("dataset", "backbone", "recipe", "seed", "overrides")
 
 
@@ -25,7 +26,8 @@ class Cell(Frozen):
     recipe: str | list[str] | None = None
     seed: int | list[int] = 0
     overrides: dict[str, object] | list[dict[str, object]] = {}
-    needs: list[str] = []  # notebooks; their runs of the same axes go first, see `_fits`
+    # Notebooks, whose runs of the same axes go first (see `_fits`), and "{name}"s of cells above.
+    needs: list[str] = []
     name: str = ""  # "{name}" in the overrides of cells below is the folder of this one run
 
 
@@ -69,6 +71,9 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
         read = (weights_folder(one.params), prompts_folder(one.params))
         needs = [folder for folder in read if folder in made_here]
         for name in one.cell.needs:
+            if named := _NAMED.fullmatch(name):
+                needs.append(_folder(named[1], folders, f"{where}: needs"))
+                continue
             fit = [
                 other.folder for other in made if other.cell.notebook == name and _fits(other, one)
             ]
@@ -125,14 +130,19 @@ def _placed(cell: Cell, folders: dict[str, Path], where: str) -> Cell:
     """The cell with the folders of named runs put into its overrides."""
     values = params.flat(cell.overrides)
     for key, value in values.items():
-        if isinstance(value, str) and (found := re.fullmatch(r"\{(.*)\}", value)):
-            if found[1] not in folders:
-                known = ", ".join(folders) or "none"
-                raise InputError(f"{where}: {key}: {value} names no cell above it (named: {known})")
-            folder, root = folders[found[1]], files.project()
+        if isinstance(value, str) and (found := _NAMED.fullmatch(value)):
+            folder, root = _folder(found[1], folders, f"{where}: {key}"), files.project()
             inside = folder.is_relative_to(root)
             values[key] = (folder.relative_to(root) if inside else folder).as_posix()
     return cell.model_copy(update={"overrides": values})
+
+
+def _folder(name: str, folders: dict[str, Path], where: str) -> Path:
+    """The folder of a named cell above."""
+    if name not in folders:
+        known = ", ".join(folders) or "none"
+        raise InputError(f"{where}: {{{name}}} names no cell above it (named: {known})")
+    return folders[name]
 
 
 def expand(cell: Cell) -> list[Cell]:
