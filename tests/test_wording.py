@@ -175,6 +175,9 @@ def test_a_field_that_no_image_has_is_named_with_the_known_ones(hands, garments)
         said(garments, described=["{side}"])
     with pytest.raises(InputError, match=r"\{path\}.*known: caption, category, color$"):
         said(garments, described=["{path}"])  # it says whose image it is, as pid does
+    both = pd.concat([garments, one_hand()], ignore_index=True)
+    with pytest.raises(InputError, match=r"prompts.hands: no image has \{category\}"):
+        said(both, hands=["A {category}"])  # of hands none has it
     assert said(garments, hands=["A {colour} hand"])[0]  # for hands, of which none is here
 
 
