@@ -383,10 +383,16 @@ def test_a_limited_run_keeps_queries_and_what_they_search_for(tmp_path, images, 
     assert set(query["pid"]) <= set(gallery["pid"]) and len(query) == queries
 
 
-def test_queries_that_all_search_in_vain_are_no_test(tmp_path):
-    root = folder(tmp_path / "a", small())
+@pytest.mark.parametrize("status", ["query", "gallery", "apart"])
+def test_queries_that_all_search_in_vain_are_no_test_and_nothing_is_drawn_instead(tmp_path, status):
+    train = [row for row in small() if row.endswith("train")]
+    statuses = ("query", "gallery") if status == "apart" else (status, status)
+    test = [line(item, k, says) for item, says in zip((2, 3), statuses, strict=True)
+            for k in range(1, 5)]  # fmt: skip
+    root = folder(tmp_path / "a", train + test)
     with pytest.raises(InputError, match="no test person has two images of all"):
-        split_of(root, limit={"images": 1})
+        split_of(root)
+    assert set(split_of(root, trials=2)["role"]) == {"train", "val", "query", "gallery"}
 
 
 def test_prepare_writes_words_and_split_that_come_back(tmp_path):

@@ -444,7 +444,7 @@ def _trials(table: pd.DataFrame, aspect: str, data: DataParams) -> pd.DataFrame:
     """
     parts = []
     own = table.get("partition", pd.Series(dtype=str))
-    if data.trials == 1 and data.cut == "published" and {"query", "gallery"} <= set(own):
+    if data.trials == 1 and data.cut == "published" and {"query", "gallery"} & set(own):
         searched = table.loc[own == "query", "pid"]
         return table.assign(role=own, trial=0, distractor=~table["pid"].isin(searched))
     alone = table.groupby("pid")["image_id"].transform("size") == 1
