@@ -5,21 +5,29 @@ more, sleeve and pose, that the demo CLIP was never told. Who or what is tested 
 """
 
 import json
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from clipfh_lib.data import captions, demo_hands, demo_things
 from clipfh_lib.data.demo_hands import ASPECTS, QUALITY, Photograph
-from clipfh_lib.data.demo_people import skin_color, wears
+from clipfh_lib.data.demo_people import SLEEVES, Shot, skin_color, wears
 from clipfh_lib.data.demo_shapes import wrist_in_frame
 from clipfh_lib.schema import DrawParams
 
 TRAIN, VAL = 0.6, 0.15  # shares of the people or things; the others test
 MORE = {"sleeve": "a {} sleeve", "pose": "{}"}
 SEEN = ("skin_color", "polish", "ring", "metal", "watch", "bracelet", "mark", *MORE)
-OFTEN, REST = 0.85, 2  # how often what is SEEN is said, and how much else at the most
+OFTEN, REST = 0.9, 1  # how often what is SEEN is said, and how much else at the most
+SLEEVED = 0.75  # of the photographs without a watch or bracelet
 
 
 def write(root: str | Path, draw: DrawParams, workers: int = 1) -> None:
@@ -87,9 +95,20 @@ def _hands(
     """Draw the photographs; part and item of each, person by person."""
     pids = demo_hands._pids(draw.seed)
     part_of = dict(zip(pids, parts, strict=False))
-    photographs = [one for pid in part_of for one in _of_person(draw, pid)]
-    demo_hands._draw_all(photographs, folder, draw.size, draw.seed, workers)
-    for number, photograph in enumerate(photographs):
+    people = [list(_of_person(draw, pid)) for pid in part_of]
+    (folder / "images").mkdir()
+    work = partial(_draw_person, folder=folder, size=draw.size, seed=draw.seed)
+    with tqdm(total=draw.people * draw.images, desc="drawing hands", unit="image") as bar:
+        # A forked child of a program with threads may hang: start afresh instead.
+        spawn = multiprocessing.get_context("spawn")
+        if workers <= 1:
+            for count in map(work, people):
+                bar.update(count)
+        else:
+            with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+                for count in pool.map(work, people, chunksize=4):
+                    bar.update(count)
+    for number, photograph in enumerate(chain.from_iterable(people)):
         said = np.random.default_rng([draw.seed, 197, number])
         yield part_of[photograph.pid], _hand(photograph, draw.seed, said)
 
@@ -104,11 +123,32 @@ def _of_person(draw: DrawParams, pid: int) -> Iterator[Photograph]:
         yield Photograph(f"images/{pid:07d}_{k + 1:02d}.jpg", pid, aspect, k // 4, 0, worn)
 
 
+def _taken(photograph: Photograph, seed: int) -> Shot:
+    """How it is taken; most arms that have nothing at the wrist are seen with a sleeve."""
+    who, aspect = demo_hands.person(seed, photograph.pid), photograph.aspect
+    place = photograph.session, photograph.number, photograph.worn
+    taken = demo_hands.shot(who, aspect, *place)
+    draw = np.random.default_rng([seed, 227, who.pid, ASPECTS.index(aspect), *map(int, place)])
+    if draw.random() > SLEEVED or (photograph.worn and aspect[-1] in (who.watch[:1], who.bracelet)):
+        return taken
+    far = {"scale": float(draw.uniform(0.66, 0.74)), "tip": float(draw.uniform(0.94, 0.97))}
+    return replace(taken, sleeve=str(draw.choice(list(SLEEVES))), **far)
+
+
+def _draw_person(photographs: list[Photograph], folder: Path, size: int, seed: int) -> int:
+    """Draw and write the files of one person; returns how many."""
+    for one in photographs:
+        who = demo_hands.person(seed, one.pid)
+        pixels = demo_hands.draw(who, one.aspect, _taken(one, seed), size)
+        Image.fromarray(pixels).save(folder / one.name, quality=QUALITY)
+    return len(photographs)
+
+
 def _hand(photograph: Photograph, seed: int, draw: np.random.Generator) -> dict:
     """An item: what can be seen is mostly said, of all else little."""
     aspect = photograph.aspect
     who = demo_hands.person(seed, photograph.pid)
-    taken = demo_hands.shot(who, aspect, photograph.session, photograph.number, photograph.worn)
+    taken = _taken(photograph, seed)
     row = demo_hands.traits(who, aspect, taken, wrist_in_frame(who, aspect, taken))
     row |= {"skin_color": skin_color(who)}
     words = captions.words(aspect, int(photograph.worn))
