@@ -212,6 +212,8 @@ def test_the_description_says_what_is_drawn():
     ]
     bare = replace(item, kind="skirt", pattern="plain", neck="", buttons=0, pockets=0, printed="")
     assert demo_garments.described(bare)["description"] == ["A long navy skirt, plain."]
+    pair = demo_garments.described(replace(bare, kind="trousers"))
+    assert pair["description"] == ["A long pair of navy trousers, plain."]
     texts = [str(demo_garments.described(demo_clothes.garment(0, pid))) for pid in range(1, 201)]
     assert len(set(texts)) == 200 and max(len(text.split()) for text in texts) < 60
 

@@ -26,7 +26,8 @@ def described(item: Garment) -> dict[str, str | list[str]]:
     """What list_description_inshop.json says of an item."""
     pattern = "plain" if item.pattern == "plain" else f"{item.second} {item.pattern}"
     size = ("short", "medium", "long")[min(2, int(3 * item.length))]
-    text = f"A {size} {item.color} {item.kind}, {pattern}"
+    pair = "pair of " if item.kind == "trousers" else ""
+    text = f"A {size} {pair}{item.color} {item.kind}, {pattern}"
     if item.neck:
         sleeves = {0.0: "no", 0.3: "short", 0.6: "half", 1.0: "long"}[item.sleeve]
         text += f", with a {item.neck} neck and {sleeves} sleeves"
