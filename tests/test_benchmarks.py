@@ -18,6 +18,7 @@ SMALL = {
     "reranking": "--percent 10 --repeats 1",
     "start": "--repeats 1",
     "prompts": "--people 4 --images 16 --repeats 1",
+    "mining": "--captions 9000 --anchors 50 --repeats 1",
     "training": "--people 4 --images 12 --width 160 --steps 2 --large 0",
 }
 DEMO = "one.BACKBONE = 'demo'\n"  # ViT-B/16 takes its time
@@ -49,6 +50,7 @@ def run(script, change, options=""):
         ("reranking", "one.TARGETS = dict.fromkeys(one.TARGETS, 1e9)"),
         ("start", "one.PLAN = 0"),
         ("prompts", f"{DEMO}one.TIMES = 1e9"),
+        ("mining", "one.SECONDS = one.MEGABYTES = 0"),
         ("training", "one.SMALL = one.GPU = 1e9"),
     ],
 )
@@ -82,6 +84,11 @@ def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
         (
             "decode_cache",
             "right = one.reference\none.reference = lambda path: right(path)[:, ::-1]",
+        ),
+        (
+            "mining",
+            "right = one.mining.hard\n"
+            "one.mining.hard = lambda *a: right(*a[:2], a[2] + 10**6, *a[3:])",
         ),
         ("prompts", f"{DEMO}right = one.expected\none.expected = lambda *a: right(*a) + 0.1"),
         (
