@@ -194,3 +194,49 @@ def test_seeds_in_print_are_percent_and_a_line_says_that_there_are_none(seeds):
 def test_nothing_to_compare_is_an_empty_table(tmp_path):
     assert list(differences.of_runs([tmp_path]).columns) == differences.COLUMNS
     assert retrieval.METRICS[0] in differences.METRICS
+
+
+def asked(table, direction="text_image", texts="text"):
+    """The same ranks, of texts that search images."""
+    return table.assign(direction=direction, query=table["query"].str.replace("q", texts))
+
+
+def test_texts_and_images_are_compared_in_their_own_direction_and_only_by_the_same_texts(tmp_path):
+    start, after = ranks("pretrained", 0.4, 1), ranks("trained", 0.9, 2)
+    both = [pd.concat([one, asked(one)]) for one in (after, start)]
+    other = [ranks("trained", 0.4, 3), ranks("trained", 0.4, 4)]
+    folders = [
+        folder(tmp_path, "02/a", "s", start, **ZERO_SHOT),  # searches by no text
+        folder(tmp_path, "07/a", "s", *both, **trained("joint")),
+        folder(tmp_path, "07/b", "s", asked(other[0]), **trained("joint", recipe="v2")),
+        folder(
+            tmp_path, "07/c", "s", asked(other[1], texts="words"), **trained("joint", recipe="v3")
+        ),
+    ]
+    found = differences.of_runs(folders)
+    parts = {name: pairs(part) for name, part in found.groupby("direction")}
+    assert parts == {
+        "image_image": {("07/a trained", "02/a pretrained")},
+        "text_image": {
+            ("07/a trained", "07/a pretrained"),
+            ("07/a trained", "07/b trained"),
+        },
+    }
+    values = found.set_index(["direction", "second", "subset", "metric"])["difference"]
+    gain = after["rank"].eq(1).mean() - start["rank"].eq(1).mean()
+    assert values["text_image", "07/a pretrained", "all", "rank1"] == pytest.approx(gain)
+
+
+def test_seeds_of_both_directions_are_pooled_apart(tmp_path):
+    folders = []
+    for seed in (0, 1):
+        one = ranks("trained", 0.9, seed).assign(test_aspect="dorsal_r")
+        two = asked(ranks("trained", 0.5, seed + 5))
+        path = folder(tmp_path, f"07/{seed}", "s", one, two, **trained("joint", seed=seed))
+        folders.append(path)
+    pooled = differences.over_seeds(folders)
+    rows = pooled[(pooled["metric"] == "rank1") & (pooled["subset"] == "all")]
+    values = rows.set_index("direction")["value"]
+    assert values["image_image"] > 0.8 > 0.6 > values["text_image"]
+    shown = differences.printed_seeds(pooled)
+    assert shown["direction"].tolist() == ["image_image", "text_image"]

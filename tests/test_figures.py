@@ -154,6 +154,15 @@ def shades(number):
     return np.stack([np.full((9, 12, 3), 20 * i, np.uint8) for i in range(number)])
 
 
+def sentences():
+    """Four pictures that one sentence found and three of another, whose gallery ends there."""
+    long = "A dorsal right hand with a ring on the index finger, dark skin, red nail polish, " * 3
+    rows = [(f"{long}.", "best", 1, rank, 0.9 - rank / 10, rank in (1, 3)) for rank in range(1, 5)]
+    rows += [("A palm", "worst", 3, rank, 0.5 - rank / 10, rank == 3) for rank in range(1, 4)]
+    names = ["sentence", "kind", "first", "rank", "similarity", "right"]
+    return pd.DataFrame(rows, columns=names)
+
+
 def ranks():
     """One query, whose right image is at rank 2; another whose right ones are at 1 and 4."""
     frame = pd.DataFrame(
@@ -174,6 +183,7 @@ FRAMED = [  # (figure, its frame): none of them has a column dataset
     (figures.training_curves, history()),
     (lambda frame, **k: pictures.image_grid(frame, shades(8), **k), table_of_pictures()),
     (lambda frame, **k: pictures.ranked_lists(frame, table_of_pictures(), shades(8), **k), ranks()),
+    (lambda frame, **k: pictures.searched(frame, shades(7), **k), sentences()),
 ]
 NAMES = [
     "cmc",
@@ -185,6 +195,7 @@ NAMES = [
     "training_curves",
     "grid",
     "ranked",
+    "searched",
 ]
 
 
@@ -546,6 +557,37 @@ def test_ranked_lists_mark_right_and_wrong_by_colour_sign_and_line_rank_1_first(
         blue = colors.to_hex(spine.get_edgecolor()) == style.BLUE.lower()
         assert blue == (sign == "✓")
         assert (spine.get_linestyle() == "-") == (sign != "✗")
+
+
+def test_a_sheet_of_sentences_shows_what_they_found_with_similarity_and_what_was_right():
+    figure = pictures.searched(sentences(), shades(7), dataset="demo")
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert [axes.images[0].get_array()[0, 0, 0] // 20 for axes in drawn] == list(range(7))
+    signs = ["✓ 0.80", "✗ 0.70", "✓ 0.60", "✗ 0.50", "✗ 0.40", "✗ 0.30", "✓ 0.20"]
+    assert [axes.get_xlabel() for axes in drawn] == signs
+    for axes, sign in zip(drawn, signs, strict=True):
+        spine = axes.spines["left"]
+        blue = colors.to_hex(spine.get_edgecolor()) == style.BLUE.lower()
+        assert blue == (spine.get_linestyle() == "-") == (sign[0] == "✓")
+    assert [axes.get_title() for axes in drawn[:4]] == [f"rank {rank}" for rank in range(1, 5)]
+    said = [axes.texts[0].get_text() for axes in figure.axes if axes.texts]
+    assert said[0].startswith("best, right at rank 1:\n“A dorsal right hand") and "…" in said[0]
+    assert said[1] == "worst, right at rank 3:\n“A palm”"
+    asked = sentences()[:4].drop(columns=["kind", "first", "right"])
+    plain = pictures.searched(asked, shades(7)[:4], dataset="demo")
+    assert [axes.get_xlabel() for axes in plain.axes if axes.images] == [
+        "0.80",
+        "0.70",
+        "0.60",
+        "0.50",
+    ]
+
+
+def test_bars_leave_out_texts_that_search_images():
+    both = pd.concat([metrics(), metrics().assign(direction="text_image", value=0.01)])
+    one, other = figures.bars(both), figures.bars(metrics())
+    for mixed, alone in zip(one.axes, other.axes, strict=True):
+        assert [p.get_width() for p in mixed.patches] == [p.get_width() for p in alone.patches]
 
 
 def test_ranked_lists_say_which_ranking_they_show():

@@ -133,6 +133,14 @@ def test_a_comparison_has_one_row_per_weights_and_gallery_with_the_numbers_of_th
     assert "mINP" not in table  # nobody measured it
 
 
+def test_an_average_precision_of_texts_never_stands_among_those_of_images():
+    texts = metrics().assign(direction="text_image", value=0.01)
+    both = tables.comparison(pd.concat([metrics(), texts]))
+    pd.testing.assert_frame_equal(both, tables.comparison(metrics()))
+    alone = tables.comparison(pd.concat([metrics(), texts]), ["mAP"], ["text_image"])
+    assert set(alone["direction"]) == {"text_image"} and (alone["mAP"] == 0.01).all()
+
+
 def test_what_one_run_did_not_measure_is_empty_and_not_zero():
     other = metrics(backbone="rn50")
     both = pd.concat([metrics(), other[other["metric"] != "eer"]], ignore_index=True)
@@ -186,7 +194,7 @@ def test_a_median_rank_is_printed_as_a_rank_and_not_as_percent():
     ranks = metrics().query("metric == 'rank1' and subset == 'all'")
     ranks = ranks.assign(metric="median_rank", value=3.0, low=2.0, high=4.5)
     shown = tables.summary(ranks, ["median_rank"])
-    assert shown["median_rank"].iloc[0] == "3.0 [2.0, 4.5]"
+    assert shown["median rank"].iloc[0] == "3.0 [2.0, 4.5]"
 
 
 def test_burst_gaps_are_in_their_order_with_people():

@@ -199,8 +199,9 @@ def shown(
         top: images of each text, at most `TOP`.
 
     Returns:
-        `sentence, rank, image_id, path, similarity, caption, right`: similarity is the cosine,
-        caption the first text of the image, `right` whether it was a right answer.
+        `sentence, first, rank, image_id, path, similarity, caption, right`: `first` is the rank of
+        the first right answer, similarity the cosine, caption the first text of the image, and
+        `right` whether it was a right answer.
     """
     ids, paths = names(pairs.texts)["id"], pairs.table["path"]
     place = pd.Index(pairs.table["image_id"])
@@ -216,6 +217,7 @@ def shown(
                 {
                     **({"kind": row["kind"]} if "kind" in row else {}),
                     "sentence": pairs.texts[text],
+                    "first": min(right),
                     "rank": rank,
                     "image_id": place[image],
                     "path": paths[image],

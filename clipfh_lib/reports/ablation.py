@@ -86,6 +86,7 @@ def trials(jobs: Sequence[Job], backbone: str) -> pd.DataFrame:
             text = dict.fromkeys(("dataset", "test_aspect", "gallery"), str)
             rows = pd.read_csv(job.folder / "trials.csv", dtype=text)
             kept = (rows["weights"] == "trained") & rows["subset"].isin(["all", "far"])
+            kept &= rows["direction"] == "image_image"
             rows = rows[kept & rows["metric"].isin(TRIALS)].assign(version=f"v{number}")
             front = rows["subset"].map({"all": "", "far": "far_"})
             wide = rows.assign(name=front + rows["metric"]).pivot(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from clipfh_lib import params, runs
+from clipfh_lib import files, params, runs
 from clipfh_lib.evaluation import retrieval
 from clipfh_lib.reports import tables
 
@@ -16,7 +16,7 @@ TRAINED = "trained"  # also trained_reranked, trained_fixed: further rows of the
 STARTS = ("pretrained", "warm_start", "untrained")  # what a run measures before it trains
 METRICS = ("rank1", "mAP")
 SUBSETS = ("all", "far")
-VIEW = ["test_aspect", "gallery", "subset", "metric"]
+VIEW = ["direction", "test_aspect", "gallery", "subset", "metric"]
 COLUMNS = [
     "dataset", *VIEW, "first", "second", "differ", "difference", "low", "high", "p", "queries",
     "people", "remark",
@@ -28,12 +28,11 @@ SEEDS = [
 
 
 class Ranked(NamedTuple):
-    """What a run ranked with one kind of weights."""
+    """What a run ranked with one kind of weights, in one direction."""
 
     run: str  # notebook/folder
     weights: str
     params: dict
-    split: str
     ranks: pd.DataFrame
 
     @property
@@ -53,6 +52,8 @@ class Ranked(NamedTuple):
 
 def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
     """Differences of rank-1 and mAP, `all` and `far`, between methods that ranked the same queries.
+
+    Rank-1 of texts and images that search each other is what is called hit@1 elsewhere.
 
     Compared are, within one split: what a run trained with the zero-shot run of the same backbone,
     evaluated in the same way (where there is none, with the `pretrained` row of its own), and with
@@ -107,7 +108,7 @@ def printed_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """`over_seeds` to read: percent, pooled aspects only; a line where no run has several seeds."""
     if table.empty:
         return pd.DataFrame({"seeds": ["no run of this plan has several seeds"]})
-    names = ["dataset", "method", "backbone", "recipe", "overrides", "seeds"]
+    names = ["dataset", "method", "backbone", "recipe", "overrides", "seeds", "direction"]
     table = tables.chief(table.assign(notebook="", run=table[names].agg(" ".join, axis=1)))
     rows = table[[*names, "test_aspect", "gallery"]].drop_duplicates()
     for (subset, metric), part in table.groupby(["subset", "metric"], sort=False):
@@ -122,7 +123,7 @@ def printed_seeds(table: pd.DataFrame) -> pd.DataFrame:
         }
         keys = [*names, "test_aspect", "gallery"]
         rows = rows.merge(part[keys].assign(**columns), on=keys, how="left")
-    alike = [name for name in names[1:-1] if rows[name].nunique() == 1]
+    alike = [name for name in names[1:] if name != "seeds" and rows[name].nunique() == 1]
     return rows.drop(columns=alike).fillna("")
 
 
@@ -130,17 +131,22 @@ def printed_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_splits(folders: Iterable[str | Path]) -> list[list[Ranked]]:
-    """What the runs ranked, those of one data set and split together."""
-    splits: dict[tuple[str, str], list[Ranked]] = {}
+    """What the runs ranked: those of one data set, split and direction together.
+
+    Where texts are searched or search, the texts must be the same too.
+    """
+    splits: dict[tuple[str, ...], list[Ranked]] = {}
     for folder in map(Path, folders):
         if runs.is_complete(folder) and (folder / "ranks.csv").is_file():
             made, text = runs.manifest(folder), {"test_aspect": str, "ranks": str}
             ranks = pd.read_csv(folder / "ranks.csv", dtype=text, keep_default_na=True)
-            where = made["params"]["dataset"], str(made.get("split_sha256"))
+            texts = files.digest(sorted(set(ranks["query"][ranks["direction"] == "text_image"])))
             run = f"{folder.parent.name}/{folder.name}"
-            for weights, rows in ranks.groupby("weights", sort=False):
-                one = Ranked(run, weights, made["params"], where[1], rows)
-                splits.setdefault(where, []).append(one)
+            for (weights, direction), rows in ranks.groupby(["weights", "direction"], sort=False):
+                where = [made["params"]["dataset"], str(made.get("split_sha256")), direction]
+                where += [texts] * (direction != "image_image")
+                one = Ranked(run, weights, made["params"], rows)
+                splits.setdefault(tuple(where), []).append(one)
     return list(splits.values())
 
 

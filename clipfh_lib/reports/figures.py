@@ -82,7 +82,7 @@ def bars(
     """Bars with 95 % intervals: all queries, and the far ones; a row per run and weights.
 
     Args:
-        metrics: rows of metrics.csv, of one run or of many.
+        metrics: rows of metrics.csv, of one run or of many; images that search images alone.
         gallery: which one; by default each data set's first (`same_aspect`, or its only one). A
             panel never holds two.
         names: metrics, a column of panels each.
@@ -93,6 +93,8 @@ def bars(
     tables.need(
         metrics, ["dataset", "test_aspect", "gallery", "subset", "metric", "value"], "metrics"
     )
+    if "direction" in metrics:
+        metrics = metrics[metrics["direction"] == "image_image"]
     there = style.galleries(metrics)
     if gallery is not None and gallery not in there:
         raise InputError(f"metrics: no gallery {gallery}; there is {', '.join(there)}")

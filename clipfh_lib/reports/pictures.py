@@ -1,7 +1,9 @@
-"""Pictures with their tables -> Figures: sample sheets and ranked lists.
+"""Pictures with their tables -> Figures: sample sheets, ranked lists, what sentences found.
 
 Pictures are uint8 (N, H, W, 3), one for each row of the table that comes with them.
 """
+
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -131,6 +133,58 @@ def ranked_lists(
             _framed(axes, pictures[number], caption, colour, line)
     grid[0, 0].set_title("query")
     for rank, axes in enumerate(grid[0, 2:], 1):
+        axes.set_title(f"rank {rank}")
+    return figure
+
+
+@styled
+def searched(
+    found: pd.DataFrame,
+    pictures: np.ndarray,
+    dataset: str | None = None,
+    limited: bool = False,
+) -> Figure:
+    """Sentences, each with the pictures it found, rank 1 first from left to right.
+
+    Below each picture stands its similarity. Where the right answers are known, a right one has a
+    whole blue frame and a tick, a wrong one a dashed red frame and a cross.
+
+    Args:
+        found: `sentence, rank, similarity` and, where known, `right`, a row for each picture: of
+            `text_image.shown`, or of `asking.Gallery.ask`. With a column `kind` (best, worst) it
+            is written beside the sentence, and `first`, the rank of the first right answer.
+        pictures: (N, H, W, 3) uint8, one for each row.
+        dataset: its name, where the table has no such column.
+        limited: data.limit was set; the figure says so.
+
+    Raises:
+        InputError: no picture, or not one for each row.
+    """
+    _check(found, pictures)
+    tables.need(found, ["sentence", "rank", "similarity"], "found")
+    lines = list(found.reset_index(drop=True).groupby("sentence", sort=False))
+    most = int(found["rank"].max())
+    tall = style.WIDTH / (most + 1.7) * pictures.shape[1] / pictures.shape[2]
+    figure = style.new(found, dataset, limited, 0.45 + max(tall + 0.25, 0.75) * len(lines))
+    widths = [1.7, *[1] * most]
+    grid = figure.subplots(len(lines), len(widths), squeeze=False, width_ratios=widths)
+    for row, (sentence, part) in zip(grid, lines, strict=True):
+        for axes in row:
+            axes.axis("off")
+        said = wrap(f"“{sentence}”", 26, max_lines=6, placeholder=" …")
+        if "kind" in part:
+            said.insert(0, f"{part['kind'].iloc[0]}, right at rank {part['first'].iloc[0]}:")
+        text = {"ha": "left", "va": "center", "fontsize": 6.5, "transform": row[0].transAxes}
+        row[0].text(0, 0.5, "\n".join(said), **text)
+        for place, one in part.iterrows():
+            sign, colour, line = "", "black", "-"
+            if "right" in part:
+                sign, colour, line = RIGHT if one["right"] else WRONG
+            axes = row[int(one["rank"])]
+            axes.axis("on")
+            caption = f"{sign} {one['similarity']:.2f}".strip()
+            _framed(axes, pictures[place], caption, colour, line)
+    for rank, axes in enumerate(grid[0, 1:], 1):
         axes.set_title(f"rank {rank}")
     return figure
 

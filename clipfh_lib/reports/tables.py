@@ -46,6 +46,8 @@ WORDS = {  # headings in print
     "rank10": "rank-10",
     "mAP_trapezoid": "mAP (trapezoid)",
     "eer": "EER",
+    "ndcg@10": "NDCG@10",
+    "median_rank": "median rank",
     "dataset": "data set",
     "test_aspect": "test aspect",
     "train_dataset": "train data set",
@@ -164,12 +166,18 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[order]
 
 
-def comparison(metrics: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+def comparison(
+    metrics: pd.DataFrame,
+    columns: Sequence[str] = COLUMNS,
+    directions: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """One row per run, weights, test aspect and gallery; numbers with their intervals beside them.
 
     Args:
         metrics: rows of metrics.csv, of one run or of many (`read_runs`).
         columns: metrics of subset `all`, or of another subset with its name in front (`far_rank1`).
+        directions: what searches what; by default images that search images, and others only where
+            there are none of those: an mAP of texts is no mAP of images.
 
     Returns:
         What names the row, then for each metric its value (column `rank1`) and its 95 % interval
@@ -186,6 +194,10 @@ def comparison(metrics: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.Da
         rows["subset"] == "all", rows["subset"] + "_" + rows["metric"]
     )
     rows = rows[rows["name"].isin(columns)]
+    if directions is None and (rows["direction"] == "image_image").any():
+        directions = ["image_image"]
+    if directions is not None:
+        rows = rows[rows["direction"].isin(directions)]
     if rows.empty:
         raise InputError(f"metrics: none of {', '.join(columns)} among {len(metrics)} rows")
     twice = rows[rows.duplicated([*keys, "name"])]
@@ -212,18 +224,22 @@ def comparison(metrics: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.Da
 
 def chief(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that a thesis prints: all aspects together, or the one that a run tests."""
-    run = [name for name in ("dataset", "notebook", "run") if name in table]
+    run = [name for name in ("dataset", "notebook", "run", "direction") if name in table]
     pooled = table.groupby(run)["test_aspect"].transform(lambda names: (names == "all").any())
     return table[(table["test_aspect"] == "all") | ~pooled].reset_index(drop=True)
 
 
-def once(table: pd.DataFrame) -> pd.DataFrame:
+def once(table: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """A comparison without rows that repeat another's numbers, the first of which is kept.
 
     `pixels` and weights that nobody trained are measured again by every run of a backbone.
+
+    Args:
+        table: of `comparison`.
+        columns: its numbers.
     """
     of = [name for name in ("dataset", "backbone", *VIEW) if name in table]
-    numbers = [name for name in table if name in COLUMNS]
+    numbers = [name for name in table if name in columns]
     again = table.assign(backbone=table["backbone"].where(table["weights"] != "pixels", "none"))
     again[numbers] = again[numbers].round(9)
     kept = table["weights"].str.startswith("trained")
