@@ -31,6 +31,7 @@ METHODS: dict[str, type[Common]] = {
     "joint": JointParams,
     "text_to_image": TextToImageParams,
 }
+WORDS = ("prepare_data", "joint", "text_to_image")  # what can take images with captions alone
 NOTEBOOKS = {
     "00_demo_clip": "demo_clip",
     "01_prepare_data": "prepare_data",
@@ -101,7 +102,13 @@ def read(
     for key in content:
         if key in axes:
             raise InputError(f"{key} in {source[key]} is an axis of the run, not a key of a file")
-    return validate(METHODS[method], {**content, **axes}, source)
+    found = validate(METHODS[method], {**content, **axes}, source)
+    if found.data.catalogue == "captions" and method not in WORDS:
+        raise InputError(
+            f"data set {dataset}: its images are searched by words, and each is of something else; "
+            f"08_text_to_image is the notebook for it, {method} needs several images of a person"
+        )
+    return found
 
 
 def validate(kind: type[Frozen], content: dict, source: dict[str, str]) -> Frozen:

@@ -4,6 +4,7 @@ import shutil
 import time
 import unicodedata
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from PIL import Image
 
 from clipfh_lib import params
 from clipfh_lib.data import captioned, catalogues, splits
+from clipfh_lib.evaluation import trials
 from clipfh_lib.files import InputError
 from clipfh_lib.schema import DataParams
 
@@ -431,3 +433,30 @@ def test_thousands_of_items_are_read_in_seconds(tmp_path):
     seconds = time.process_time() - start
     assert len(found.images) == count and len(found.set_aside) == count // 4
     assert seconds < 8, "0.9 s on a quiet core; with a loop in a loop it is minutes"
+
+
+# --- what cannot be done with it ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method, recipe",
+    [("zero_shot", "default"), ("fine_tune", "demo"), ("clip_reid_prompts", "demo"),
+     ("clip_reid_encoder", "demo"), ("prompt_sg", "demo"), ("demo_clip", "demo")],
+)  # fmt: skip
+def test_notebooks_that_search_by_images_name_the_one_that_searches_by_words(method, recipe):
+    with pytest.raises(
+        InputError, match="demo_captions.*08_text_to_image is the notebook"
+    ) as error:
+        params.load(method, "demo_captions", "demo", recipe)
+    assert "\n" not in str(error.value)
+    assert params.load("prepare_data", "demo_captions").data.catalogue == "captions"
+    assert (
+        params.load("text_to_image", "demo_captions", "demo", "default").method == "text_to_image"
+    )
+
+
+def test_a_split_of_images_that_are_found_by_words_has_no_trial(tmp_path):
+    prepared = prepare(annotated(tmp_path, test=[item(n) for n in (1, 2, 3)]))
+    array = np.eye(3, dtype=np.float32)
+    with pytest.raises(InputError, match="no query.*searched by words; 08_text_to_image"):
+        trials.searches(array, prepared.test, prepared.split)

@@ -164,3 +164,38 @@ def test_a_set_of_one_aspect_gets_a_report_too():
     table["distractor"] = table["pid"] == 1502
     data = DataParams(catalogue="hd", root="nowhere")
     assert rows(table, data, "person on both sides")["count"].tolist() == [0, 0]
+
+
+def test_images_that_are_searched_by_words_have_traps_of_their_own(tmp_path):
+    images = pd.DataFrame(
+        {
+            "image_id": list("abcdef"), "path": [f"{name}.jpg" for name in "abcdef"],
+            "pid": range(6), "aspect": "all", "width": [4, 4, 4, 4, 4, 8], "height": 3,
+            "caption": ["cup", "ball", "cup", "key", "key", "box"],
+            "partition": ["train", "val", "test", "test", "test", "test"],
+        }
+    )  # fmt: skip
+    for name, content in zip("abcdef", [b"1", b"2", b"3", b"1", b"4", b"4"], strict=True):
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    data = DataParams(catalogue="captions", root=str(tmp_path))
+    split = splits.make(images, data)
+    found = traps.report(images, split, data, tmp_path).set_index("trap")
+    assert found["count"].to_dict() == {
+        "image on both sides": 1,  # d is a
+        "doubled files": 2,  # e is f
+        "caption on both sides": 1,  # of c
+        "shared captions": 2,  # of d and e
+        "mixed resolutions": 2,
+    }
+    assert found["verdict"]["image on both sides"].startswith("INVALID")
+    assert "nothing to do" not in set(found["verdict"])
+    harmless = images.assign(caption=list("uvwxyz"), width=4).drop(index=[3, 5])
+    found = traps.report(harmless, splits.make(harmless, data), data, tmp_path)
+    assert found["verdict"].eq("nothing to do").all()
+    assert "not checked" in traps.report(harmless, split, data)["finding"][0]
+
+
+def test_a_split_without_any_query_gets_a_report():
+    table = table_of((1, "all", [1, 2]), (2, "all", [3, 4])).drop(columns="file_number")
+    data = DataParams(catalogue="folders", root="nowhere", cut="all_train")
+    assert rows(table, data, "mirrored hands")["count"].tolist() == [0, 0]

@@ -34,6 +34,9 @@ def report(
         one that was looked for and not found has count 0.
     """
     taking_part = images[images["image_id"].isin(split["image_id"])]
+    if data.catalogue == "captions":
+        rows = _by_words(taking_part, split, root)
+        return pd.DataFrame(rows, columns=COLUMNS).astype({"count": "int64"})
     rows = [
         *_both_sides(images, split, data),
         *_mirrored(images, split),
@@ -100,7 +103,7 @@ def _mirrored(images: pd.DataFrame, split: pd.DataFrame) -> Iterator[Row]:
     query = query.assign(mirror=other.fillna(""))
     trained = set(zip(train["pid"], train["aspect"], strict=True))
     hit = [key in trained for key in zip(query["pid"], query["mirror"], strict=True)]
-    found = query[hit]
+    found = query[np.array(hit, bool)]
     finding = "people searched for whose other hand is in train"
     verdict = "train without flips" if len(found) else "nothing to do"
     yield name, finding, found["pid"].nunique(), found["pid"].nunique(), len(found), verdict
@@ -108,15 +111,13 @@ def _mirrored(images: pd.DataFrame, split: pd.DataFrame) -> Iterator[Row]:
     own = wide["image_id"].map(images.set_index("image_id")["pid"])
     beside = set(zip(wide["test_aspect"], wide["aspect"], own, strict=True))
     keys = zip(query["aspect"], query["mirror"], query["pid"], strict=True)
-    found = query[[key in beside for key in keys]]
+    found = query[np.array([key in beside for key in keys], bool)]
     finding = "queries whose owner's other hand is a distractor of all_aspects"
     verdict = "embed.flip: add makes the two alike: compare with none" if len(found) else ""
     yield name, finding, len(found), found["pid"].nunique(), len(found), verdict or "nothing to do"
 
 
-def of_training(
-    images: pd.DataFrame, split: pd.DataFrame, augment: AugmentParams
-) -> pd.DataFrame:
+def of_training(images: pd.DataFrame, split: pd.DataFrame, augment: AugmentParams) -> pd.DataFrame:
     """What the trap report says of mirrored hands, if training flips images; else no row.
 
     A flip makes a right hand a left one: a person's other hand, or nobody's.
@@ -203,13 +204,7 @@ def _doubles(images: pd.DataFrame, root: str | Path | None) -> Iterator[Row]:
     if root is None:
         yield name, "not checked: no folder given", 0, 0, 0, "pass the root"
         return
-    paths = [Path(root) / path for path in images["path"]]
-    alike = pd.Series([path.stat().st_size for path in paths], index=images.index).astype(str)
-    for length in (START, -1):
-        twice = alike.duplicated(keep=False).to_numpy()
-        for row in np.flatnonzero(twice):
-            with paths[row].open("rb") as file:
-                alike.iloc[row] += hashlib.sha256(file.read(length)).hexdigest()
+    alike = _contents(images, root)
     found = images[alike.duplicated(keep=False)]
     people = found.groupby(alike)["pid"].nunique()
     verdict = "nothing to do"
@@ -218,6 +213,57 @@ def _doubles(images: pd.DataFrame, root: str | Path | None) -> Iterator[Row]:
     elif len(found):
         verdict = "a query may be its own gallery image: remove the doubles"
     yield name, finding, len(found), found["pid"].nunique(), len(found), verdict
+
+
+def _contents(images: pd.DataFrame, root: str | Path) -> pd.Series:
+    """A text for each file that no file of other content has."""
+    paths = [Path(root) / path for path in images["path"]]
+    alike = pd.Series([path.stat().st_size for path in paths], index=images.index).astype(str)
+    for length in (START, -1):
+        twice = alike.duplicated(keep=False).to_numpy()
+        for row in np.flatnonzero(twice):
+            with paths[row].open("rb") as file:
+                alike.iloc[row] += hashlib.sha256(file.read(length)).hexdigest()
+    return alike
+
+
+def _by_words(images: pd.DataFrame, split: pd.DataFrame, root: str | Path | None) -> Iterator[Row]:
+    """What makes images too easy, or impossible, to find by their words; an image is a pid."""
+    learnt = images["image_id"].isin(split.loc[split["role"].isin(["train", "val"]), "image_id"])
+    test, said = images[~learnt], images["caption"]
+    name = "image on both sides"
+    if root is None:
+        yield name, "not checked: no folder given", 0, 0, 0, "pass the root"
+    else:
+        alike = _contents(images, root)
+        both = len(test[alike[~learnt].isin(alike[learnt])])
+        finding = "test images with the content of one in train or val"
+        yield name, finding, both, both, both, "INVALID: remove them" if both else "nothing to do"
+        double = int(alike[~learnt].duplicated(keep=False).sum())
+        finding = "test images with the content of another test image"
+        verdict = "a wrong answer may be the right picture: remove the doubles"
+        yield (
+            "doubled files",
+            finding,
+            double,
+            double,
+            double,
+            verdict if double else "nothing to do",
+        )
+    known = int(said[~learnt].isin(said[learnt]).sum())
+    verdict = "learnt by heart they are no test of words: count them apart" if known else ""
+    finding = "test images whose first caption is that of a train or val image"
+    yield "caption on both sides", finding, known, known, known, verdict or "nothing to do"
+    shared = int(said[~learnt].duplicated(keep=False).sum())
+    verdict = "each of them is a right answer; read recall@k beside hit@k" if shared else ""
+    finding = "test images that share their first caption with another"
+    yield "shared captions", finding, shared, shared, shared, verdict or "nothing to do"
+    if "width" in images:
+        size = images["width"].astype(str) + " x " + images["height"].astype(str)
+        finding = f"sizes in pixels: {', '.join(size.value_counts().index[:5])}"
+        verdict = "data.resize says how each is brought to the model's" * (size.nunique() > 1)
+        counts = size.nunique(), len(images), len(images)
+        yield "mixed resolutions", finding, *counts, verdict or "nothing to do"
 
 
 def _small_groups(images: pd.DataFrame, split: pd.DataFrame) -> Iterator[Row]:

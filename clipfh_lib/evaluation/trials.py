@@ -39,7 +39,7 @@ def searches(array: np.ndarray, table: pd.DataFrame, split: pd.DataFrame) -> lis
     """Look up the rows of every trial and gallery of a split, and check them.
 
     Raises:
-        InputError: if the split tests nobody, an image is a query in its own gallery, or an image
+        InputError: if the split tests nobody or has no query, an image is a query in its own gallery, or an image
             has no finite embedding.
     """
     if len(array) != len(table):
@@ -47,6 +47,11 @@ def searches(array: np.ndarray, table: pd.DataFrame, split: pd.DataFrame) -> lis
     test = split[split["role"].isin(["query", "gallery"])]
     if test.empty:
         raise InputError("the split has no query and gallery rows: it tests nobody (data.cut)")
+    if not (test["role"] == "query").any():
+        raise InputError(
+            "the split has no query: the images of this data set are searched by words; "
+            "08_text_to_image is the notebook for it"
+        )
     rows = image_rows(array, table, test["image_id"])
     test = test.assign(row=rows, trial=test["trial"].astype(int), pid=test["pid"].astype(int))
     queries = {key: part for key, part in test[test["role"] == "query"].groupby(_TRIAL)}
