@@ -167,6 +167,8 @@ def test_the_map_for_the_older_layout_has_every_place():
         ("hd", "data/hd"),
         ("folders", "data/folders"),
         ("split_folders", "data/split_folders"),
+        ("inshop", "data/inshop"),
+        ("captions", "data/captions"),
     ],
 )
 def test_readme_and_the_missing_folder_error_say_the_same(dataset, root, tmp_path):

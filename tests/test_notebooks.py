@@ -226,6 +226,64 @@ def test_06_prompt_sg_trains_and_compares_both_sentences(project):
     assert {"words.csv", "sentences.csv"} <= set(found(folder)["files"])
 
 
+def test_07_joint_training_shows_its_prompts_and_searches_by_them(project):
+    own = TRAIN | {"vary.count": 1}
+    executed(project, "07_joint_image_text", {"overrides": own})
+    (folder,) = (project / "outputs/demo/07_joint_image_text").iterdir()
+    made = found(folder)["files"]
+    names = {"prompts.csv", "consistency.csv", "attributes.csv", "texts.csv", "words_gained.csv"}
+    names |= {f"figures/{name}.png" for name in ("consistency", "train_images", "cmc", "det")}
+    names |= {"history.csv", "checkpoints/best.safetensors", "parts.csv"}
+    assert names <= set(made)
+    history = pd.read_csv(folder / "history.csv")
+    assert history[["train/supcon", "train/id", "train/logit_scale", "val/mAP"]].notna().all().all()
+    metrics = pd.read_csv(folder / "metrics.csv")
+    directions = {"image_image", "text_image", "image_text"}
+    assert directions <= set(metrics["direction"])
+    by_words = metrics[metrics["direction"] == "text_image"].pivot_table(
+        "value", "metric", "weights", aggfunc="first"
+    )
+    assert by_words.loc["mAP", "trained"] != by_words.loc["mAP", "pretrained"]
+    assert by_words.loc["recall@1", "trained"] <= by_words.loc["hit@1", "trained"]
+    said = pd.read_csv(folder / "prompts.csv")
+    assert said["prompt"].str.contains("hand").all() and said["prompt"].nunique() > 8
+
+    # prompts of a file are those that are trained on: the same texts exchanged between images
+    said["prompt"] = said["prompt"].iloc[::-1].to_numpy()
+    said.to_csv(project / "mine.csv", index=False)
+    executed(
+        project,
+        "07_joint_image_text",
+        {"overrides": own | {"prompts.file": "mine.csv", "fit.epochs": 1}},
+    )
+    (other,) = set((project / "outputs/demo/07_joint_image_text").iterdir()) - {folder}
+    given = pd.read_csv(other / "prompts.csv").set_index("image_id")["prompt"]
+    assert given.equals(said.set_index("image_id")["prompt"])
+    assert pd.read_csv(other / "history.csv")["train/supcon"][0] != history["train/supcon"][0]
+
+
+def test_in_shop_goes_from_zero_shot_over_fine_tuning_to_joint_training(project):
+    draw = {"data.draw.people": 24, "data.draw.images": 6, "data.draw.size": 64}
+    own = {**draw, "evaluation.resamples": 100}
+    fit = {**own, "fit.epochs": 1, "fit.people": 4, "fit.images": 2}
+    shown = {"dataset": "demo_inshop"}
+    executed(project, "02_zero_shot", shown | {"overrides": own})
+    executed(project, "03_fine_tune", shown | {"overrides": fit})
+    (tuned,) = (project / "outputs/demo_inshop/03_fine_tune").iterdir()
+    warm = fit | {"model.weights": tuned.relative_to(project).as_posix()}
+    executed(project, "07_joint_image_text", shown | {"overrides": warm})
+    start = {"02_zero_shot": "pretrained", "03_fine_tune": "pretrained"}
+    for folder in (project / "outputs/demo_inshop").glob("0[237]*/*"):
+        ranks = pd.read_csv(folder / "ranks.csv")
+        metrics = pd.read_csv(folder / "metrics.csv")
+        assert found(folder)["split_sha256"]
+        assert set(ranks["trial"]) == {0} and set(ranks["gallery"]) == {"default"}
+        weights = start.get(folder.parent.name, "warm_start")
+        assert weights in set(metrics["weights"]) and metrics["queries"].min() > 0
+        images = ranks[(ranks["direction"] == "image_image") & (ranks["weights"] == weights)]
+        assert images["query"].is_unique and images["rank"].notna().all()
+
+
 @pytest.mark.parametrize(
     "parameters, said",
     [
