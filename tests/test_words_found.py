@@ -9,7 +9,7 @@ from test_text_image import simulated
 
 from clipfh_lib.evaluation import text_image
 from clipfh_lib.files import InputError
-from clipfh_lib.reports import words_found
+from clipfh_lib.reports import figures, matrices, tables, words_found
 
 
 def metrics(dataset="demo", recipe="demo", noise=0.3, **run):
@@ -104,6 +104,22 @@ def test_the_figure_draws_the_values_with_their_intervals_a_row_for_each_data_se
     assert other.axes[0].get_ylabel() == "image → text\ndemo"
     turned = other.axes[0].containers[0][0].get_ydata().astype(float)
     assert not np.allclose(turned, figure.axes[0].containers[0][0].get_ydata().astype(float))
+
+
+def test_reports_of_images_say_so_where_a_plan_searches_by_words_alone(tmp_path):
+    own = metrics().query("direction != 'image_image'")
+    path = tmp_path / "08_text_to_image" / "demo-demo-seed0"
+    path.mkdir(parents=True)
+    own.drop(columns=["notebook", "run"]).to_csv(path / "metrics.csv", index=False)
+    (path / "params.yaml").write_text("dataset: demo\nrecipe: demo\nseed: 0\ndata: {}\n")
+    (path / "manifest.json").write_text("{}")
+    said = "no run searches images by images"
+    curves = figures.cmc(tables.read_curves([path]))
+    assert curves.axes[0].texts[0].get_text() == said and curves.get_suptitle() == ""
+    assert figures.bars(own).axes[0].texts[0].get_text() == said
+    shown = matrices.printed(matrices.train_by_test([path]))
+    assert shown.to_numpy().tolist() == [[said]]
+    assert len(tables.comparison(tables.read_runs([path]))) == 4  # each direction a row of its own
 
 
 def test_the_figure_says_so_where_nothing_was_searched_by_words():

@@ -58,8 +58,9 @@ def table(jobs: Sequence[Job]) -> pd.DataFrame:
     runs = pd.DataFrame(rows, columns=[*RUN, *keys[1:]])
     done = [job.folder for _, job in found if _complete(job.folder, "metrics.csv")]
     numbers = pd.DataFrame(columns=[*keys, *VIEW, "weights", *ends])
-    if done:
-        chief = tables.chief(tables.comparison(tables.read_runs(done), NUMBERS))
+    metrics = tables.read_runs(done) if done else pd.DataFrame({"direction": []})
+    if (metrics["direction"] == "image_image").any():
+        chief = tables.chief(tables.comparison(metrics, NUMBERS))
         numbers = chief.reindex(columns=numbers.columns)
     own = runs.merge(numbers[numbers["weights"] == "trained"], on=keys, how="left")
     start = runs.merge(numbers[numbers["weights"] == "pretrained"], on=keys)

@@ -32,6 +32,7 @@ HISTORY = (
     "learning rate",
 )
 ACCURACIES = ("accuracy", "mAP", "mINP", "rank", "recall", "hit", "ndcg", "top")  # or other shares
+NO_IMAGES = "no run searches images by images"
 APART = 15  # times as large: then a linear axis would press the smaller curve flat
 AS_THEY_ARE = ("scale", "temperature", "norm", "margin")
 
@@ -45,6 +46,7 @@ def cmc(
     """Cumulative match curves with their 95 % bands, a panel per gallery (and aspect).
 
     Where aspects are pooled (`all`) only the pooled curve is drawn, here and in other figures.
+    Without any curve the figure says so.
 
     Args:
         curves: `weights, test_aspect, gallery, rank, value, low, high`; of several runs also what
@@ -53,6 +55,8 @@ def cmc(
         limited: data.limit was set; the figure says so.
         ranks: the last rank that is drawn.
     """
+    if curves.empty:
+        return style.saying(curves, dataset, limited, NO_IMAGES)
     tables.need(curves, ["weights", "test_aspect", "gallery", "rank", "value"], "curves")
     frame = style.series(tables.ordered(curves[curves["rank"] <= ranks]))
     looks = style.looks(list(frame["label"].unique()))
@@ -94,7 +98,10 @@ def bars(
         metrics, ["dataset", "test_aspect", "gallery", "subset", "metric", "value"], "metrics"
     )
     if "direction" in metrics:
-        metrics = metrics[metrics["direction"] == "image_image"]
+        searched = metrics[metrics["direction"] == "image_image"]
+        if searched.empty:
+            return style.saying(metrics, None, False, NO_IMAGES)
+        metrics = searched
     there = style.galleries(metrics)
     if gallery is not None and gallery not in there:
         raise InputError(f"metrics: no gallery {gallery}; there is {', '.join(there)}")
@@ -486,7 +493,9 @@ def split_sizes(split: pd.DataFrame, dataset: str | None = None, limited: bool =
     roles = {role: look for role, look in roles.items() if f"{role} images" in sizes}
     figure = style.new(split, dataset, limited, 0.8 + 0.13 * len(roles) * len(sizes))
     tall = 0.84 / len(roles)
-    for axes, what in zip(figure.subplots(1, 2, sharey=True), ("people", "images"), strict=True):
+    shown = [what for what in ("people", "images") if any(what in column for column in sizes)]
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, what in zip(panels, shown, strict=True):
         most = max(sizes[f"{role} {what}"].max() for role in roles)
         for number, (role, (name, fill, hatch)) in enumerate(roles.items()):
             values = sizes[f"{role} {what}"]

@@ -107,6 +107,8 @@ def printed(table: pd.DataFrame, metric: str = "rank1") -> pd.DataFrame:
     tell. Pooled aspects only, where a run has them. Runs that differ in overrides alone are told
     apart by the end of their folder's name.
     """
+    if metric not in table:
+        return pd.DataFrame({"trained here, tested there": ["no run searches images by images"]})
     told = tables.chief(table)
     # where a run that trains began is the zero-shot run's row once more, or stands in its place
     start = (told["weights"] == "pretrained") & (told["notebook"] != "02_zero_shot")

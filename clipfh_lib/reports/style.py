@@ -102,7 +102,8 @@ def headline(frame: pd.DataFrame, dataset: str | None, limited: bool = False) ->
         of_rows = frame["limited"] if "limited" in frame else pd.Series(limited, frame.index)
         names = of_rows.groupby(frame["dataset"], sort=False).any().to_dict()
     said = {str(name): tables.remark(str(name), of or limited) for name, of in names.items()}
-    return "data set " + ", ".join(f"{n} ({text})" if text else n for n, text in said.items())
+    named = ", ".join(f"{n} ({text})" if text else n for n, text in said.items())
+    return f"data set {named}" if named else ""
 
 
 def new(frame: pd.DataFrame, dataset: str | None, limited: bool, height: float) -> Figure:

@@ -120,11 +120,15 @@ def read_curves(folders: Iterable[str | Path], name: str = "cmc") -> pd.DataFram
 
     Returns:
         The columns of the file, and `dataset, method, backbone, recipe, seed, overrides, notebook,
-        run, limited`, as in `read_runs`.
+        run, limited`, as in `read_runs`. No rows where runs keep no such curves.
 
     Raises:
-        InputError: no folder at all holds a complete run with such curves.
+        InputError: no folder at all holds a complete run.
     """
+    folders = list(map(Path, folders))
+    done = [folder for folder in folders if (folder / "manifest.json").is_file()]
+    if done and not any((folder / f"{name}.csv").is_file() for folder in done):
+        return pd.DataFrame(columns=["dataset", *RUN[1:], *VIEW, "limited"])
     return _read(folders, name)
 
 
@@ -397,7 +401,8 @@ def counts(images: pd.DataFrame, dataset: str = "", limited: bool = False) -> pd
         for name, part in parts.items():
             part = part if aspect == "all" else part[part["aspect"] == aspect]
             rows[aspect][f"{name}: images"] = len(part)
-            rows[aspect][f"{name}: people"] = part["pid"].nunique()
+            if not ("caption" in images and images["pid"].is_unique):  # else nobody is meant
+                rows[aspect][f"{name}: people"] = part["pid"].nunique()
     return _cornered(pd.DataFrame.from_dict(rows, orient="index"), remark(dataset, limited))
 
 
@@ -425,12 +430,17 @@ def split_sizes(split: pd.DataFrame, dataset: str = "", limited: bool = False) -
     Returns:
         Index: the test aspect (`all` where a data set has but one kind of picture). Columns:
         images and people of train, val, query and each gallery (mean of the trials), `trials`,
-        and `people without query`, whose pictures only distract.
+        and `people without query`, whose pictures only distract. Where no image is searched by
+        another and each is of something else, people are left out.
     """
     need(split, ["image_id", "pid", "role", "trial", "gallery", "aspect", "test_aspect"], "split")
     one = set(split["test_aspect"].dropna()) <= {"all"}
     group = split["aspect"].where(split["test_aspect"].isna(), split["test_aspect"])
     split = split.assign(group="all" if one else group)
+    alone = (
+        not (split["role"] == "query").any()
+        and split.groupby("pid")["image_id"].nunique().le(1).all()
+    )
     rows = {}
     for aspect, part in split.groupby("group", sort=False):
         row = {}
@@ -455,6 +465,8 @@ def split_sizes(split: pd.DataFrame, dataset: str = "", limited: bool = False) -
         rows[aspect] = row
     table = pd.DataFrame.from_dict(rows, orient="index").fillna(0)
     table = table.loc[aspects(pd.Series(table.index))]
+    if alone:
+        table = table[[column for column in table if "people" not in column and column != "trials"]]
     whole = [column for column in table if (table[column] % 1 == 0).all()]
     return _cornered(table.astype(dict.fromkeys(whole, int)), remark(dataset, limited))
 
@@ -476,8 +488,9 @@ def sample(images: pd.DataFrame, people: int = 4, each: int = 2) -> pd.DataFrame
     for aspect in aspects(images["aspect"]):
         part = images[images["aspect"] == aspect].sort_values(["pid", "image_id"])
         often = part["pid"].value_counts()
-        pids = sorted(often[often >= each].index) or sorted(often.index)
-        for pid in _spread(pids, people):
+        pids = sorted(often[often >= each].index)
+        several = people if pids else people * each
+        for pid in _spread(pids or sorted(often.index), several):
             own = part[part["pid"] == pid]
             picked += [own.iloc[place] for place in _spread(range(len(own)), each)]
     return pd.DataFrame(picked).reset_index(drop=True)
