@@ -15,6 +15,7 @@ from clipfh_lib import params
 from clipfh_lib.data import captioned, catalogues, splits
 from clipfh_lib.evaluation import trials
 from clipfh_lib.files import InputError
+from clipfh_lib.reports import figures, pictures, tables
 from clipfh_lib.schema import DataParams
 
 PARTS = ("train", "val", "test")
@@ -460,3 +461,28 @@ def test_a_split_of_images_that_are_found_by_words_has_no_trial(tmp_path):
     array = np.eye(3, dtype=np.float32)
     with pytest.raises(InputError, match="no query.*searched by words; 08_text_to_image"):
         trials.searches(array, prepared.test, prepared.split)
+
+
+def test_what_01_shows_of_it_names_no_people_and_says_the_captions(tmp_path):
+    lists = {part: [item(n) for n in range(*ends)] for part, ends in
+             {"train": (1, 6), "val": (6, 8), "test": (8, 13)}.items()}  # fmt: skip
+    lists["test"][-1]["caption"] = "a long tale " * 40
+    prepared = prepare(annotated(tmp_path, **lists))
+    sizes = tables.split_sizes(prepared.split)
+    assert sizes.loc["all"].to_dict() == {
+        "train images": 5, "val images": 2, "gallery default images": 5
+    }  # fmt: skip
+    assert list(tables.counts(prepared.images)) == ["all: images"]
+    figure = figures.split_sizes(prepared.split, "demo_captions")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["images"]
+    sample = tables.sample(prepared.images)
+    assert len(sample) == 8 and sample["image_id"].is_unique
+    pixels = np.zeros((8, 9, 12, 3), np.uint8)
+    look = {"group": None, "captions": "caption", "columns": 4}
+    sheet = pictures.image_grid(sample, pixels, "demo_captions", **look)
+    texts = [text.get_text() for axes in sheet.axes for text in axes.texts]
+    assert [text for text in texts if "tale" not in text] == [
+        caption for caption in sample["caption"] if "tale" not in caption
+    ]
+    (long,) = (text for text in texts if "tale" in text)
+    assert long.endswith("…") and long.count("\n") == 4

@@ -39,8 +39,8 @@ def searches(array: np.ndarray, table: pd.DataFrame, split: pd.DataFrame) -> lis
     """Look up the rows of every trial and gallery of a split, and check them.
 
     Raises:
-        InputError: if the split tests nobody or has no query, an image is a query in its own gallery, or an image
-            has no finite embedding.
+        InputError: if the split tests nobody or has no query, an image is a query in its own
+            gallery, or an image has no finite embedding.
     """
     if len(array) != len(table):
         raise ValueError(f"{len(array)} embeddings for a table of {len(table)} rows")

@@ -36,7 +36,8 @@ def image_grid(
         dataset: its name, where the table has no such column.
         limited: data.limit was set; the figure says so.
         group: the column whose values get rows of their own; none for a plain sheet.
-        captions: the column that is written below each picture; people read "person 1051".
+        captions: the column that is written below each picture, in several lines if it is long;
+            people read "person 1051".
         columns: pictures side by side.
 
     Raises:
@@ -51,13 +52,16 @@ def image_grid(
         for start in range(0, len(places), columns):
             lines.append((name if start == 0 else "", places[start : start + columns]))
     tall = style.WIDTH / (columns + 0.5 * bool(group)) * pictures.shape[1] / pictures.shape[2]
-    figure = style.new(table, dataset, limited, 0.35 + (tall + 0.2) * len(lines))
+    said = [f"{'person ' * (captions == 'pid')}{value}" for value in table[captions]]
+    said = [wrap(text, 144 // columns, max_lines=5, placeholder=" …") or [""] for text in said]
+    below = 0.1 + 0.1 * max(len(text) for text in said)
+    figure = style.new(table, dataset, limited, 0.35 + (tall + below) * len(lines))
     grid = figure.subplots(len(lines), columns, squeeze=False)
     for row, (name, places) in zip(grid, lines, strict=True):
         for axes in row:
             axes.axis("off")
         for axes, place in zip(row, places, strict=False):
-            caption = f"{'person ' * (captions == 'pid')}{table[captions].iloc[place]}"
+            caption = "\n".join(said[place])
             axes.imshow(pictures[place])
             axes.text(
                 0.5, -0.04, caption, transform=axes.transAxes, ha="center", va="top", fontsize=6
