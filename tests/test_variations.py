@@ -180,6 +180,9 @@ def test_wordings_depend_on_seed_and_text_alone():
     assert variations.vary([HAND, HAND], ALL, 0) == [found[0], found[0]]
     assert variations.vary(texts, ALL, 1) != found
     assert variations.vary(texts, ALL, 0) == found
+    lists = [f"a: {n}; b: {n}; c: {n}; d: {n}" for n in range(20)]  # each with draws of its own
+    orders = variations.vary(lists, VaryParams(count=1, **OFF | {"order": True}), 0)
+    assert len({re.sub(r"[^a-d]", "", own[0]) for own in orders}) > 5
 
 
 def test_wordings_that_the_encoder_cannot_read_are_left_out():

@@ -71,7 +71,9 @@ def test_v2_adds_a_phrase_for_each_trait_that_is_asked_for_in_its_order():
     assert said(table, traits=["skin_color", "gender", "age", "nail_polish", "ring"]) == [
         f"{start}, dark skin, male, 43 years old, with nail polish, a ring on the index finger"
     ]
-    assert said(table, traits=["ring", "gender"]) == [f"{start}, a ring on the index finger, male"]
+    assert said(table, traits=["ring", "gender", "ring"]) == [
+        f"{start}, a ring on the index finger, male"
+    ]
     assert said(table) == [start]
 
 
@@ -353,17 +355,19 @@ def test_conflicts_within_a_person_are_counted_by_hand():
         ("a", 1, "dorsal_r", "dark", "index", "strong"), ("b", 1, "dorsal_r", "dark", "none", ""),
         ("c", 1, "palmar_r", "fair", "none", ""), ("d", 2, "dorsal_r", "fair", "none", "faint"),
         ("e", 2, "dorsal_r", "fair", "none", "faint"), ("f", 3, "dorsal_r", "fair", "", "faint"),
+        ("g", 4, "dorsal_r", "fair", "index", ""), ("h", 4, "dorsal_r", "fair", "", ""),
     )  # fmt: skip
     how = PromptParams(hands=["A {aspect} hand"], traits=["skin_color", "ring"])
     found = wording.consistency(wording.generate(table, NONE, how), table)
     assert found.people.values.tolist() == [
         [1, "dorsal_r", 2, 2, False, "ring"], [1, "palmar_r", 1, 1, True, ""],
         [2, "dorsal_r", 2, 1, True, ""], [3, "dorsal_r", 1, 1, True, ""],
+        [4, "dorsal_r", 2, 2, False, ""],
     ]  # fmt: skip
     assert list(found.people) == ["pid", "aspect", "images", "prompts", "stable", "conflicts"]
-    # veins and accessories are not said; person 3 has a single image; an empty cell is no value
+    # veins and accessories are not said; 3 has a single image, 4 a ring that one image cannot show
     assert found.attributes.values.tolist() == [
-        ["skin_color", 2, 1, "1: dark, fair"], ["ring", 2, 1, "1: index, none"]
+        ["skin_color", 3, 1, "1: dark, fair"], ["ring", 2, 1, "1: index, none"]
     ]  # fmt: skip
 
 
