@@ -275,8 +275,9 @@ def file_of(folder: str, name: str) -> Path:
 
 
 def short(path: Path) -> str:
-    """A path from the project's root on, for messages."""
-    return path.relative_to(files.project()).as_posix()
+    """A path for messages: from the project's root on, if it is in there."""
+    inside = path.is_relative_to(files.project())
+    return (path.relative_to(files.project()) if inside else path).as_posix()
 
 
 # --- notebooks ---------------------------------------------------------------------------------

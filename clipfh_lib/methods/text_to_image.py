@@ -5,15 +5,15 @@ from pathlib import Path
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 
-from clipfh_lib.data import loaders
+from clipfh_lib.data import loaders, transforms
 from clipfh_lib.data.loaders import Batch
 from clipfh_lib.data.pairs import Pairs
-from clipfh_lib.data.transforms import normalise
 from clipfh_lib.evaluation import embeddings, mining, text_image
 from clipfh_lib.files import InputError
 from clipfh_lib.models import image_text_losses, optimisers, prompts, spoken, towers
@@ -77,7 +77,7 @@ class TextToImage(L.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of one batch; logs it, and how often a text that is true of an image is nearest."""
         how = self.preprocess
-        images = self(normalise(batch.pixels, how.mean, how.std, self.device))
+        images = self(transforms.normalise(batch.pixels, how.mean, how.std, self.device))
         said, which = batch.texts.unique(dim=0, return_inverse=True)  # each text once
         texts = prompts.encode(self.encoder, said)[which]
         ids = self.groups[batch.rows.cpu()].to(self.device)
@@ -207,6 +207,39 @@ def _texts(method: TextToImage, data: Dataset, rows: np.ndarray) -> Tensor:
             for each in said.split(SEVERAL)
         ]
     return torch.cat(parts)[which.to(method.device)]
+
+
+def examples(
+    method: TextToImage, data: Epochs, pairs: Pairs, anchors: int = 4, others: int = 3
+) -> pd.DataFrame:
+    """Some texts with their own image and the ones mined for it, for `pictures.searched`.
+
+    Args:
+        pairs: what `data` was made of.
+        anchors: how many texts, spread over the table.
+        others: negatives of each, mined as for the first epoch.
+
+    Returns:
+        `sentence, rank, similarity, right, path`, the own image first: similarity is the cosine.
+    """
+    rows = np.unique(np.linspace(0, len(pairs.table) - 1, anchors).round().astype(int))
+    plain, how = data(0), method.preprocess
+    near = np.column_stack([rows, mined(method, plain, 0, rows, others)])
+    said = [pairs.texts[text] for text in pairs.drawn(method.p.seed, 0)[rows]]
+    method.eval()
+    with torch.inference_mode():
+        pixels = plain[near.clip(min=0).ravel().tolist()].pixels
+        images = method(transforms.normalise(pixels, how.mean, how.std, method.device)).cpu()
+    texts = torch.from_numpy(text_image.texts_of(method.encoder, said, method.device.type))
+    scores = (normalize(images, dim=1).view(*near.shape, -1) @ texts[:, :, None])[..., 0]
+    frames = [
+        pd.DataFrame({"sentence": text, "rank": 1 + np.arange(len(own)), "similarity": score})
+        .assign(right=np.arange(len(own)) == 0, row=own)
+        .query("row >= 0")
+        for own, text, score in zip(near, said, scores.numpy(), strict=True)
+    ]
+    found = pd.concat(frames, ignore_index=True)
+    return found.assign(path=pairs.table["path"].to_numpy()[found.pop("row")])
 
 
 def measure(method: TextToImage, pairs: Pairs, root: Path) -> Callable[[], dict[str, float]]:

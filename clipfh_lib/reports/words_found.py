@@ -43,7 +43,7 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
     """
     if table.empty:
         return pd.DataFrame({"text and image": [NONE]})
-    rows = tables.once(table, COLUMNS)
+    rows = tables.once(table, COLUMNS) if "backbone" in table else table
     order = rows["direction"].map({name: place for place, name in enumerate(DIRECTIONS)})
     rows = rows.assign(place=order).sort_values(["dataset", "place"], kind="stable")
     rows = rows.assign(direction=rows["direction"].map(DIRECTIONS))
