@@ -262,6 +262,50 @@ def test_07_joint_training_shows_its_prompts_and_searches_by_them(project):
     assert pd.read_csv(other / "history.csv")["train/supcon"][0] != history["train/supcon"][0]
 
 
+def test_08_searches_by_sentences_compares_recipes_and_answers_one(project):
+    own = {"data.draw.people": 20, "data.draw.images": 4, "data.draw.size": 64}
+    own |= {"evaluation.resamples": 100, "fit.epochs": 2, "fit.batch_size": 8}
+    for recipe in ("info_nce", "demo"):
+        executed(project, "08_text_to_image", {"recipe": recipe, "overrides": own})
+    base = project / "outputs/demo_captions/08_text_to_image"
+    (folder,) = base.glob("demo-demo-*")
+    made = found(folder)
+    names = {"prompts.csv", "texts.csv", "parts.csv", "gains.csv", "recipes.csv", "ranks.csv"}
+    names |= {"checkpoints/best.safetensors", "embeddings.safetensors", "history.csv"}
+    sheets = ("negatives", "curves", "recalls", "sentences")
+    assert names | {f"figures/{name}.png" for name in sheets} <= set(made["files"])
+    assert made["split_sha256"] and made["weights_sha256"] and made["best_epoch"] in (0, 1)
+    history = pd.read_csv(folder / "history.csv")
+    measures = ["train/loss", "train/accuracy", "val/mAP", "val/recall@1", "val/loss"]
+    assert history[measures].notna().all().all() and history["train/loss"].nunique() == 2
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert set(metrics["direction"]) == {"text_image", "image_text"}
+    values = metrics[metrics["metric"] == "mAP"].pivot(
+        index="direction", columns="weights", values="value"
+    )
+    assert (values["trained"] != values["pretrained"]).all() and (values > 0.01).all().all()
+    beside = pd.read_csv(folder / "recipes.csv")
+    there = beside.dropna(subset="difference")
+    assert set(there["recipe"]) == {"info_nce"}
+    assert set(beside["recipe"]) == {"contrastive", "triplet", "info_nce", "random_negatives"}
+    other = pd.read_csv(next(base.glob("demo-info_nce-*")) / "metrics.csv")
+    row = there[(there["direction"] == "text_image") & (there["metric"] == "mAP")].iloc[0]
+    theirs = other[(other["direction"] == "text_image") & (other["weights"] == "trained")]
+    theirs = theirs.set_index("metric")["value"]["mAP"]
+    assert row["difference"] == pytest.approx(values.loc["text_image", "trained"] - theirs)
+
+
+def test_08_makes_the_words_of_hands_that_have_none(project):
+    own = {"data.draw.people": 20, "data.draw.images": 4, "data.draw.size": 64}
+    own |= {"evaluation.resamples": 100, "fit.epochs": 1, "fit.batch_size": 8}
+    executed(project, "08_text_to_image", {"dataset": "demo", "overrides": own})
+    (folder,) = (project / "outputs/demo/08_text_to_image").iterdir()
+    said = pd.read_csv(folder / "prompts.csv")
+    assert said["prompt"].str.contains("hand").all() and said["prompt"].nunique() == 8
+    texts = pd.read_csv(folder / "texts.csv")
+    assert texts["images"].sum() > 3 * len(texts), "many images share a text"
+
+
 def test_in_shop_goes_from_zero_shot_over_fine_tuning_to_joint_training(project):
     draw = {"data.draw.people": 24, "data.draw.images": 6, "data.draw.size": 64}
     own = {**draw, "evaluation.resamples": 100}

@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 from clipfh_lib import files, params, runs
 from clipfh_lib.data import captions, catalogues, demo_hands, pairs, transforms
 from clipfh_lib.data.loaders import Batch
-from clipfh_lib.evaluation import embeddings, text_image
+from clipfh_lib.evaluation import beside, embeddings, text_image
 from clipfh_lib.files import InputError
 from clipfh_lib.methods import text_to_image, training
 from clipfh_lib.models import backbones, image_text_losses, optimisers, prompts
+from clipfh_lib.reports import beside as recipes_beside
 from clipfh_lib.schema import DataParams, EmbedParams
 
 SMALL = {"fit.epochs": 3, "fit.batch_size": 8, "model.name": "tiny_search", "device": "cpu"}
@@ -431,3 +432,66 @@ def test_a_sentence_finds_pictures_that_nobody_trained_on(squares, own, learns):
     fit.run()
     gained = fit.recall(fit.val)["mAP"] - before  # 0.36 to 0.55 over three seeds
     assert (gained > 0.2) == learns
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def test_a_sheet_of_negatives_shows_the_own_image_first_and_then_what_is_mined(hands):
+    fit = Fit(hands, read(vary__count=0), said_of)
+    shown = text_to_image.examples(fit.method, fit.data, fit.train, anchors=3, others=4)
+    groups = pd.Series(fit.train.groups, fit.train.table["path"])
+    assert shown["rank"].tolist() == [1, 2, 3, 4, 5] * 3
+    assert shown["right"].tolist() == [True, False, False, False, False] * 3
+    for start in (0, 5, 10):
+        part = shown.iloc[start : start + 5]
+        own = groups[part["path"].iloc[0]]
+        assert (groups[part["path"].iloc[1:]] != own).all() and part["sentence"].nunique() == 1
+        assert part["similarity"].iloc[1:].is_monotonic_decreasing
+    texts = text_image.texts_of(fit.encoder, shown["sentence"].tolist())
+    table = fit.train.table.set_index("path").loc[shown["path"]].reset_index()
+    images = embeddings.extract(
+        fit.encoder, fit.preprocess, table, fit.root, EmbedParams(), where="cpu"
+    ).array
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    assert shown["similarity"].to_numpy() == pytest.approx((images * texts).sum(axis=1), abs=1e-5)
+
+
+def ended(p, ranks, split="s"):
+    """A finished run of p that keeps these ranks."""
+    run = runs.start("08_text_to_image", p, "outputs")
+    run.save_table("ranks", ranks.assign(weights="trained"))
+    run.record(split_sha256=split)
+    run.finish()
+
+
+def test_a_run_stands_beside_those_of_other_recipes_and_names_the_missing_ones(hands):
+    draw = np.random.default_rng(0)
+    table = hands[1].iloc[:24]
+    said = pairs.make(table, told_apart(table))
+
+    def ranks(noise):
+        texts = draw.standard_normal((24, 8))
+        images = texts[said.ids] + noise * draw.standard_normal((24, 8))
+        return text_image.evaluate(images, texts, said, "trained", resamples=50)
+
+    mine, good, bad = ranks(0.8), ranks(0.01), ranks(9)
+    p = read()
+    none = beside.compare(p, mine.ranks, "s", "outputs")
+    assert len(none) == 4 and "difference" not in none
+    assert recipes_beside.printed(none)["this run ahead by"].str.startswith("not run yet").all()
+    for recipe, found in (("info_nce", good), ("random_negatives", bad)):
+        ended(read(recipe), found.ranks)
+    table = beside.compare(p, mine.ranks, "s", "outputs")
+    assert table.groupby("recipe").size().to_dict() == {
+        "contrastive": 1, "triplet": 1, "info_nce": 8, "random_negatives": 8}  # fmt: skip
+    text = table[(table["direction"] == "text_image") & (table["metric"] == "mAP")]
+    text = text.set_index("recipe")
+    assert text.loc["info_nce", "high"] < 0 < text.loc["random_negatives", "low"]
+    assert text.loc["random_negatives", "negatives"] == "random, 3"
+    assert text.loc["info_nce", "negatives"] == "none"
+    shown = recipes_beside.printed(table, "demo")
+    assert shown["mAP"].str.endswith("*").sum() == 2 and len(shown) == 4
+    assert shown["this run ahead by"].str.contains("recipe = 'triplet'").sum() == 1
+    with pytest.raises(InputError, match="is of another split of the data; run it again"):
+        beside.compare(p, mine.ranks, "t", "outputs")
