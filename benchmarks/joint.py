@@ -2,8 +2,9 @@
 
 The bare loop is the same CLIP with the same trained parameters: both towers forward and backward by
 InfoNCE on one batch of pixels and tokens that lies in memory, its texts cut as short as ours are,
-and a step of AdamW. Every step of the fit is followed by one of it, so that both meet the machine at
-the same speed. Not in the fit's time are its start, validation, and what is written after an epoch.
+and a step of AdamW. Every step of the fit is followed by one of it, so that both meet the machine
+at the same speed. Not in the fit's time are its start, validation, and what is written at the end
+of an epoch.
 """
 
 import copy

@@ -136,7 +136,7 @@ def test_the_control_with_shuffled_prompts_goes_after_the_plain_run(stages):
 def test_the_demo_plan_is_at_most_twenty_cells_and_tests_what_it_trains():
     made = plans.jobs("demo", "outputs")
     assert len(made) + 1 <= 20
-    trained = [job.folder for job in made if job.cell.name]
+    trained = [job.folder for job in made if job.cell.name == "small"]
     tested = [job.cell.dataset for job in made if set(trained) & set(job.needs)]
     assert trained and sorted(tested) == ["demo", "demo_hd"]
     assert runs.folder("20_compare", "demo", "outputs").name == "20_compare"
@@ -151,6 +151,13 @@ def test_the_demo_plan_has_every_notebook_and_the_control_after_the_plain_run():
     assert plain.folder in control.needs and plans.first_stage(plain, "outputs").folder in (
         set(plain.needs) & set(control.needs)
     )
+
+
+def test_the_demo_plan_compares_losses_and_negatives_last():
+    by_words = [job for job in plans.jobs("demo", "outputs") if "08" in job.cell.notebook]
+    *others, last, objects = by_words
+    assert [job.folder for job in others] == last.needs and len(others) == 3
+    assert {last.cell.dataset, objects.cell.dataset} == {"demo_captions", "demo_objects"}
 
 
 def test_the_plan_of_a_thesis_is_backbones_by_data_sets_by_methods_by_seeds():
