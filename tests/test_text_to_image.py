@@ -438,7 +438,7 @@ def test_a_sentence_finds_pictures_that_nobody_trained_on(squares, own, learns):
 
 
 def test_a_sheet_of_negatives_shows_the_own_image_first_and_then_what_is_mined(hands):
-    fit = Fit(hands, read(vary__count=0), said_of)
+    fit = Fit(hands, read(vary__count=3), said_of)
     shown = text_to_image.examples(fit.method, fit.data, fit.train, anchors=3, others=4)
     groups = pd.Series(fit.train.groups, fit.train.table["path"])
     assert shown["rank"].tolist() == [1, 2, 3, 4, 5] * 3

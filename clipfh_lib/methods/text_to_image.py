@@ -217,21 +217,23 @@ def examples(
     Args:
         pairs: what `data` was made of.
         anchors: how many texts, spread over the table.
-        others: negatives of each, mined as for the first epoch.
+        others: negatives of each, mined as for the first epoch, by the caption as it stands.
 
     Returns:
         `sentence, rank, similarity, right, path`, the own image first: similarity is the cosine.
     """
     rows = np.unique(np.linspace(0, len(pairs.table) - 1, anchors).round().astype(int))
-    plain, how = data(0), method.preprocess
+    texts = [pairs.texts[text] for text in pairs.drawn(method.p.seed, 0)]
+    coded = prompts.tokens(texts, method.encoder.context_length)
+    plain, how = loaders.Captioned(data(0), coded), method.preprocess
     near = np.column_stack([rows, mined(method, plain, 0, rows, others)])
-    said = [pairs.texts[text] for text in pairs.drawn(method.p.seed, 0)[rows]]
+    said = [texts[row] for row in rows]
     method.eval()
     with torch.inference_mode():
         pixels = plain[near.clip(min=0).ravel().tolist()].pixels
         images = method(transforms.normalise(pixels, how.mean, how.std, method.device)).cpu()
-    texts = torch.from_numpy(text_image.texts_of(method.encoder, said, method.device.type))
-    scores = (normalize(images, dim=1).view(*near.shape, -1) @ texts[:, :, None])[..., 0]
+    words = torch.from_numpy(text_image.texts_of(method.encoder, said, method.device.type))
+    scores = (normalize(images, dim=1).view(*near.shape, -1) @ words[:, :, None])[..., 0]
     frames = [
         pd.DataFrame({"sentence": text, "rank": 1 + np.arange(len(own)), "similarity": score})
         .assign(right=np.arange(len(own)) == 0, row=own)
