@@ -18,6 +18,7 @@ SMALL = {
     "reranking": "--percent 10 --repeats 1",
     "start": "--repeats 1",
     "prompts": "--people 4 --images 16 --repeats 1",
+    "joint": "--people 4 --images 12 --width 160 --steps 2 --large 0",
     "mining": "--captions 9000 --anchors 50 --repeats 1",
     "training": "--people 4 --images 12 --width 160 --steps 2 --large 0",
 }
@@ -52,6 +53,7 @@ def run(script, change, options=""):
         ("prompts", f"{DEMO}one.TIMES = 1e9"),
         ("mining", "one.SECONDS = one.MEGABYTES = 0"),
         ("training", "one.SMALL = one.GPU = 1e9"),
+        ("joint", "one.SMALL = one.GPU = 1e9"),
     ],
 )
 def test_it_agrees_with_its_reference_and_a_missed_target_ends_with_1(script, change):
@@ -91,6 +93,10 @@ def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
             "one.mining.hard = lambda *a: right(*a[:2], a[2] + 10**6, *a[3:])",
         ),
         ("prompts", f"{DEMO}right = one.expected\none.expected = lambda *a: right(*a) + 0.1"),
+        (
+            "joint",
+            "right = one.training.fit\none.training.fit = lambda *a, **k: right(*a, **k) * 1.01",
+        ),
         (
             "training",
             "right = one.training.fit\none.training.fit = lambda *a, **k: right(*a, **k) * 1.01",

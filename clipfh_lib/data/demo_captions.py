@@ -45,7 +45,7 @@ def write(root: str | Path, draw: DrawParams, workers: int = 1) -> None:
         ValueError: fewer than 4 people or things, or more than there are combinations.
     """
     parts = _parts(draw.people, draw.seed)
-    with demo_hands._appearing(Path(root)) as folder:
+    with demo_hands.appearing(Path(root)) as folder:
         if draw.what == "hands":
             _annotate(folder, _hands(folder, draw, parts, workers))
             return

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipfh_lib.data.demo_clothes import VIEWS, Garment, draw, garment, shot
-from clipfh_lib.data.demo_hands import _appearing as appearing
+from clipfh_lib.data.demo_hands import appearing
 from clipfh_lib.data.inshop import DESCRIPTIONS, HEADER, PARTITION
 
 QUALITY = 90  # of the JPEG files

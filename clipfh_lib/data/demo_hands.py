@@ -35,8 +35,8 @@ from clipfh_lib.data.demo_people import (
 )
 from clipfh_lib.data.demo_shapes import wrist_in_frame
 
-__all__ = ["ASPECTS", "Person", "Shot", "draw", "person", "shot", "table_11k", "table_hd",
-           "traits", "write_11k", "write_hd"]  # fmt: skip
+__all__ = ["ASPECTS", "Person", "Shot", "appearing", "draw", "person", "shot", "table_11k",
+           "table_hd", "traits", "write_11k", "write_hd"]  # fmt: skip
 
 SESSIONS = 2
 FAR = 10  # file numbers; two sessions of a person and aspect are further apart
@@ -160,7 +160,7 @@ def write_11k(
         ValueError: see table_11k.
     """
     photographs = table_11k(people, images, seed)
-    with _appearing(Path(root)) as folder:
+    with appearing(Path(root)) as folder:
         _draw_all(photographs, folder, size, seed, workers)
         info, described = _tables(photographs, seed)
         (folder / "HandInfo.csv").write_bytes("".join(line + "\r\n" for line in info).encode())
@@ -178,7 +178,7 @@ def write_hd(
 ) -> None:
     """Draw a data set in the layout of PolyU HD; arguments as in table_hd and write_11k."""
     photographs = table_hd(people, distractors, images, seed)
-    with _appearing(Path(root)) as folder:
+    with appearing(Path(root)) as folder:
         for part in ("1-501", "502-712"):  # the second is empty without distractors
             (folder / "Original Images" / part).mkdir(parents=True)
         _draw_all(photographs, folder, size, seed, workers)
@@ -202,7 +202,7 @@ def _tables(photographs: list[Photograph], seed: int) -> tuple[list[str], pd.Dat
 
 
 @contextmanager
-def _appearing(root: Path) -> Iterator[Path]:
+def appearing(root: Path) -> Iterator[Path]:
     """Fill a temporary sibling folder that becomes root at the end, or is removed."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f"{root} is there already; remove it first")
