@@ -197,8 +197,6 @@ def _part(part: str, share: float, draw: np.random.Generator) -> list[str]:
     words = part.split()
     turned = next((n for n, word in enumerate(words) if TURNING.intersection(_bare(word))), None)
     keyed = max((n + 1 for n, word in enumerate(words) if word.endswith(":")), default=0)
-    if keyed and turned is not None:
-        return words
     gone = draw.random(len(words)) < share
     kept = [
         word
