@@ -277,6 +277,15 @@ def test_a_batch_is_anchors_each_followed_by_others_and_no_row_stands_twice(
             taken |= set(own)
 
 
+def test_a_true_match_is_no_negative_even_if_it_is_mined():
+    groups = np.arange(40) // 4
+    order = loaders.WithNegatives(groups, 8, 3, 0, 0, nearest_numbers(np.arange(40)))
+    for batch in order:
+        assert len(batch) == 8
+        assert (groups[batch[1:4]] != groups[batch[0]]).all()
+        assert (groups[batch[5:]] != groups[batch[4]]).all()
+
+
 def test_anchors_go_round_over_epochs_and_are_decided_by_seed_and_epoch():
     groups = np.arange(50)
 

@@ -145,7 +145,6 @@ def _compared(images: Tensor, texts: Tensor, ids: Tensor) -> tuple[Tensor, Tenso
 
 def _told(logits: Tensor, same: Tensor) -> Tensor:
     """Mean over rows of the mean over their matches of -ln of its share among the negatives."""
-    # Not -inf: a row without a negative would have no gradient that is a number.
-    against = logits.masked_fill(same, torch.finfo(logits.dtype).min).logsumexp(dim=1)
+    against = logits.masked_fill(same, float("-inf")).logsumexp(dim=1)
     lost = F.softplus(against[:, None] - logits).masked_fill(~same, 0.0)  # (B, B)
     return (lost.sum(dim=1) / same.sum(dim=1)).mean()
