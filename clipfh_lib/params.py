@@ -31,7 +31,7 @@ METHODS: dict[str, type[Common]] = {
     "joint": JointParams,
     "text_to_image": TextToImageParams,
 }
-WORDS = ("prepare_data", "joint", "text_to_image")  # what can take images with captions alone
+WORDS = ("prepare_data", "text_to_image")  # what can take images that stand alone
 NOTEBOOKS = {
     "00_demo_clip": "demo_clip",
     "01_prepare_data": "prepare_data",

@@ -442,7 +442,8 @@ def test_thousands_of_items_are_read_in_seconds(tmp_path):
 @pytest.mark.parametrize(
     "method, recipe",
     [("zero_shot", "default"), ("fine_tune", "demo"), ("clip_reid_prompts", "demo"),
-     ("clip_reid_encoder", "demo"), ("prompt_sg", "demo"), ("demo_clip", "demo")],
+     ("clip_reid_encoder", "demo"), ("prompt_sg", "demo"), ("demo_clip", "demo"),
+     ("joint", "demo")],
 )  # fmt: skip
 def test_notebooks_that_search_by_images_name_the_one_that_searches_by_words(method, recipe):
     with pytest.raises(

@@ -214,7 +214,7 @@ def test_a_batch_has_the_prompt_of_each_image_and_its_loss_is_that_of_plain_torc
     pixels = joint.normalise(batch.pixels, one.preprocess.mean, one.preprocess.std)
     images = F.normalize(one.encoder.encode_image(pixels), dim=1)
     texts = F.normalize(one.encoder.encode_text(batch.texts), dim=1)
-    warmth = 1 / float(one.encoder.logit_scale.exp())
+    warmth = 1 / float(one.encoder.logit_scale.detach().exp())
     pids, words = one.method.targets[batch.rows], one.method.words[batch.rows]
     pairs_of = (images.detach(), texts.detach(), pids, words, warmth)
     expected = in_loops(*pairs_of) + in_loops(texts.detach(), images.detach(), *pairs_of[2:])

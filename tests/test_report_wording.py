@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from clipfh_lib.data import tidying
 from clipfh_lib.data import wording as words
 from clipfh_lib.files import InputError
 from clipfh_lib.reports import wording
@@ -31,7 +32,7 @@ def test_prompts_of_people_spread_over_the_table_are_shown():
 
 def test_the_cleaning_report_says_what_occurred_and_of_which_data_set():
     prompts = pd.DataFrame([("a", 1, " A hand"), ("b", 1, "")], columns=words.COLUMNS)
-    _, report = words.clean(prompts, lambda texts: [3] * len(texts))
+    _, report = tidying.clean(prompts, lambda texts: [3] * len(texts))
     shown = wording.cleaning(report, "demo")
     assert shown[["what", "count"]].values.tolist() == [
         ["prompts", 2], ["characters or white space normalised", 1], ["empty, dropped", 1],
@@ -41,7 +42,7 @@ def test_the_cleaning_report_says_what_occurred_and_of_which_data_set():
     assert set(shown["remark"]) == {"demo figures"} and "remark" not in wording.cleaning(
         report, "x"
     )
-    none = pd.DataFrame([("prompts that name", 0, "")], columns=words.REPORT)
+    none = pd.DataFrame([("prompts that name", 0, "")], columns=tidying.REPORT)
     assert len(wording.cleaning(none)) == 1  # that there is none is worth a line
 
 

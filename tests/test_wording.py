@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clipfh_lib import files
-from clipfh_lib.data import catalogues, wording
+from clipfh_lib.data import agreement, catalogues, tidying, wording
 from clipfh_lib.data.pairs import make
 from clipfh_lib.files import InputError
 from clipfh_lib.models import prompts as tokens
@@ -252,7 +252,7 @@ def test_naming_people_must_be_asked_for_and_is_flagged(garments, field, caplog)
     how = PromptParams(described=[f"A garment of {{{field}}}"], name_people=True)
     found = wording.generate(garments, NONE, how)
     assert found["prompt"].iloc[2] == f"A garment of {garments[field].iloc[2]}"
-    flags = wording.leaks(found, garments, how)
+    flags = agreement.leaks(found, garments, how)
     assert flags["count"].tolist() == [4] and not flags["what"].iloc[0].startswith("warning")
     assert caplog.records == []
 
@@ -264,17 +264,17 @@ def test_texts_that_name_their_person_are_found_wherever_they_come_from(garments
         "c_1": "tee 30", "h": "a hand, 7 years old",
     }  # fmt: skip
     prompts = pd.DataFrame(texts.items(), columns=["image_id", "prompt"])
-    told = wording.named(prompts, table)
+    told = agreement.named(prompts, table)
     assert told.tolist() == [True, False, True, False, False]  # 7 is an age
     for text in ("the hand of ANNA-Ö", "age: 7, number 7", "person 007"):
         more = pd.DataFrame([("h", text)], columns=prompts.columns)
-        assert wording.named(more, table).all(), text
+        assert agreement.named(more, table).all(), text
     more = pd.DataFrame([("h", "a hand; age: 7"), ("h", "Annaö 77")], columns=prompts.columns)
-    assert not wording.named(more, table).any()
+    assert not agreement.named(more, table).any()
     one_each = table.drop_duplicates("pid").assign(pid=[7, 8, 9, 10])
     more = pd.DataFrame([("a_1", "7 dresses"), ("h", "Anna Ö")], columns=prompts.columns)
-    assert wording.named(more, one_each).tolist() == [False, True]  # a pid that counts images
-    flags = wording.leaks(prompts, table, PromptParams())
+    assert agreement.named(more, one_each).tolist() == [False, True]  # a pid that counts images
+    flags = agreement.leaks(prompts, table, PromptParams())
     assert flags.values.tolist() == [[
         "warning: prompts that name their person (leaks identity), though prompts.name_people is "
         "false", 2, "Dress of ID 00000001",
@@ -285,10 +285,10 @@ def test_texts_that_name_their_person_are_found_wherever_they_come_from(garments
 def test_prompts_that_name_nobody_are_not_flagged(hands, caplog):
     how = PromptParams(traits=TRAITS)
     found = wording.generate(hands, NONE, how)
-    assert wording.leaks(found, hands, how)["count"].tolist() == [0] and caplog.records == []
+    assert agreement.leaks(found, hands, how)["count"].tolist() == [0] and caplog.records == []
     first = hands["pid"].iloc[0]
     found.loc[0, "prompt"] += f", person {first}"
-    assert wording.leaks(found, hands, how)["count"].tolist() == [1]
+    assert agreement.leaks(found, hands, how)["count"].tolist() == [1]
 
 
 # --- from a file ---------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_images_that_a_file_leaves_out_have_no_prompt_and_strange_ones_are_told(
     assert found["prompt"].tolist() == ["", "A hand", *[""] * (len(hands) - 2)]
     assert "1 rows are of images that the data set does not have" in caplog.text
     assert "'elsewhere'" in caplog.text
-    _, report = wording.clean(found, tokens.lengths)
+    _, report = tidying.clean(found, tokens.lengths)
     assert report.set_index("what").loc["images without a prompt", "count"] == len(hands) - 1
 
 
@@ -358,7 +358,7 @@ def test_conflicts_within_a_person_are_counted_by_hand():
         ("g", 4, "dorsal_r", "fair", "index", ""), ("h", 4, "dorsal_r", "fair", "", ""),
     )  # fmt: skip
     how = PromptParams(hands=["A {aspect} hand"], traits=["skin_color", "ring"])
-    found = wording.consistency(wording.generate(table, NONE, how), table)
+    found = agreement.consistency(wording.generate(table, NONE, how), table)
     assert found.people.values.tolist() == [
         [1, "dorsal_r", 2, 2, False, "ring"], [1, "palmar_r", 1, 1, True, ""],
         [2, "dorsal_r", 2, 1, True, ""], [3, "dorsal_r", 1, 1, True, ""],
@@ -375,7 +375,7 @@ def test_conflicts_within_a_person_are_counted_by_hand():
 def test_exactly_the_attributes_that_prompts_say_are_compared(hands, strategy):
     traits = ["skin_color", "gender", "age", "nail_polish", "ring"]
     how = PromptParams(strategy=strategy, hands=TEMPLATES, traits=traits)
-    found = wording.consistency(wording.generate(hands, NONE, how), hands)
+    found = agreement.consistency(wording.generate(hands, NONE, how), hands)
     assert set(found.attributes["attribute"]) == {*traits, "accessories"}
     conflicts = found.attributes.set_index("attribute")["conflicts"]
     assert conflicts["skin_color"] == conflicts["age"] == 0  # as they are drawn
@@ -390,7 +390,7 @@ def test_a_person_is_stable_if_all_images_have_the_same_set_of_prompts():
         [("a", "x"), ("a", "y"), ("b", "y"), ("b", "x"), ("c", "x"), ("c", "y"), ("d", "x")],
         columns=["image_id", "prompt"],
     )
-    people = wording.consistency(prompts, table).people
+    people = agreement.consistency(prompts, table).people
     assert people.values.tolist() == [[1, 2, 2, True, ""], [2, 2, 2, False, ""]]
 
 
@@ -398,12 +398,12 @@ def test_a_person_is_stable_if_all_images_have_the_same_set_of_prompts():
 
 
 def test_people_with_fewer_images_than_asked_for_are_left_out_and_listed(garments):
-    kept, dropped = wording.lone(garments, 2)
+    kept, dropped = tidying.lone(garments, 2)
     assert kept["image_id"].tolist() == ["a_1", "a_2"]
     assert dropped.values.tolist() == [[2, 1], [3, 1]] and list(dropped) == ["pid", "images"]
-    kept, dropped = wording.lone(garments, 1)
+    kept, dropped = tidying.lone(garments, 1)
     assert len(kept) == len(garments) and dropped.empty
-    assert wording.lone(garments, 3)[1]["images"].sum() == len(garments)
+    assert tidying.lone(garments, 3)[1]["images"].sum() == len(garments)
 
 
 # --- clean ---------------------------------------------------------------------------------------
@@ -416,18 +416,18 @@ def table_of(*texts):
 
 def test_characters_and_white_space_become_plain():
     given = " “A”\u00a0hand\u200b,\n\tof\u202e ‘ﬁve’ …\ufeff "
-    assert wording.tidy(given) == "\"A\" hand, of 'five' ..."
-    assert wording.tidy("black &amp; white &amp;amp; &lt;end_of_text&gt;<START_of_text>") == (
+    assert tidying.tidy(given) == "\"A\" hand, of 'five' ..."
+    assert tidying.tidy("black &amp; white &amp;amp; &lt;end_of_text&gt;<START_of_text>") == (
         "black & white & < end_of_text>< START_of_text>"
     )
-    assert wording.tidy("smörgås 日本 ٣ e\u0301") == "smörgås 日本 ٣ é"
+    assert tidying.tidy("smörgås 日本 ٣ e\u0301") == "smörgås 日本 ٣ é"
 
 
 @given(st.text(max_size=60))
 @example("&amp;lt;＜end_of_text＞")
 def test_tidied_text_stays_as_it_is_and_hides_nothing(text):
-    tidy = wording.tidy(text)
-    assert wording.tidy(tidy) == tidy
+    tidy = tidying.tidy(text)
+    assert tidying.tidy(tidy) == tidy
     assert tidy == " ".join(tidy.split()) and all(c == " " or c.isprintable() for c in tidy)
     assert len(tokens.lengths([tidy])) == 1
     coded = tokens.tokens([tidy], 1000)[0]
@@ -438,7 +438,7 @@ def test_what_cleaning_did_is_counted_with_examples():
     long = " ".join(["word"] * 100)
     given = table_of("A hand", " A  hand", "", " -\u200b", long, "Another")
     given.loc[len(given)] = ["i0", 0, "A hand\n"]
-    prompts, report = wording.clean(given, tokens.lengths)
+    prompts, report = tidying.clean(given, tokens.lengths)
     counted = report.set_index("what")["count"].to_dict()
     assert counted == {
         "prompts": 7, "characters or white space normalised": 3, "shortened to 77 tokens": 1,
@@ -454,7 +454,7 @@ def test_what_cleaning_did_is_counted_with_examples():
     assert examples["repeated of one image, dropped"] == "i0: 'A hand'"
     assert prompts["prompt"].tolist() == ["A hand", "A hand", " ".join(["word"] * 75), "Another"]
     assert list(prompts) == ["image_id", "pid", "prompt"]
-    again, after = wording.clean(prompts, tokens.lengths)
+    again, after = tidying.clean(prompts, tokens.lengths)
     pd.testing.assert_frame_equal(again, prompts)
     assert after["count"].tolist()[1:6] == [0, 0, 0, 0, 0]
 
@@ -472,8 +472,8 @@ WORDS = st.text(string.ascii_letters + ",.;'ß日", min_size=1, max_size=12)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=30), st.integers(20, 40))
 def test_an_over_long_prompt_is_cut_behind_the_last_word_that_fits(words, limit):
-    text = wording.tidy("a " + " ".join(words))
-    prompts, _ = wording.clean(table_of(text), tokens.lengths, limit)
+    text = tidying.tidy("a " + " ".join(words))
+    prompts, _ = tidying.clean(table_of(text), tokens.lengths, limit)
     found = prompts["prompt"].tolist()
     fits = tokens.lengths([text])[0] <= limit
     assert found == [text if fits else brute(text, tokens.lengths, limit)]
@@ -486,12 +486,12 @@ def test_a_text_is_measured_about_log2_of_its_words_times():
         measured.extend(texts)
         return tokens.lengths(texts)
 
-    wording.clean(table_of(" ".join(["word"] * 300), "short"), lengths)
+    tidying.clean(table_of(" ".join(["word"] * 300), "short"), lengths)
     assert len(measured) <= 2 + 10
 
 
 def test_a_word_that_is_too_long_itself_is_cut_within_and_takes_no_time():
-    prompts, report = wording.clean(table_of("日本" * 500, "x" * 200_000), tokens.lengths)
+    prompts, report = tidying.clean(table_of("日本" * 500, "x" * 200_000), tokens.lengths)
     counts = tokens.lengths(prompts["prompt"])
     assert max(counts) <= 77 and min(counts) >= 60
     assert report.set_index("what").loc["shortened to 77 tokens", "count"] == 2
@@ -510,7 +510,7 @@ def test_structured_prompts_never_exceed_what_the_encoder_reads(values, caption,
     table = one_hand(**values).assign(aspect=aspect)
     captions = pd.DataFrame([("h", caption)], columns=NONE.columns)
     how = PromptParams(strategy="v4", traits=["veins", "skin_color", "age", "color"])
-    prompts, report = wording.clean(wording.generate(table, captions, how), tokens.lengths)
+    prompts, report = tidying.clean(wording.generate(table, captions, how), tokens.lengths)
     assert tokens.tokens(prompts["prompt"]).shape == (len(prompts), 77)  # raises if one is longer
     counted = report.set_index("what")["count"]
     assert len(prompts) + counted["images without a prompt"] == 1

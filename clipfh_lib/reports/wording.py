@@ -42,7 +42,7 @@ def cleaning(report: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
     """What cleaning counted, to read: without lines on what did not occur, but for warnings.
 
     Args:
-        report: of `data.wording.clean` or `leaks`, or both below each other.
+        report: of `data.tidying.clean` or `data.agreement.leaks`, or both below each other.
         dataset: the data set's name.
     """
     tables.need(report, ["what", "count", "example"], "report")
@@ -56,7 +56,7 @@ def unlike(people: pd.DataFrame, count: int = 12) -> pd.DataFrame:
     """The people whose prompts differ most from image to image.
 
     Args:
-        people: of `data.wording.consistency`.
+        people: of `data.agreement.consistency`.
         count: rows at the most.
     """
     tables.need(people, ["pid", "images", "prompts", "stable", "conflicts"], "people")
@@ -69,7 +69,7 @@ def attributes(found: pd.DataFrame, dataset: str = "") -> pd.DataFrame:
     """For each attribute in how many people it conflicts, to read.
 
     Args:
-        found: `attributes` of `data.wording.consistency`.
+        found: `attributes` of `data.agreement.consistency`.
         dataset: the data set's name.
     """
     tables.need(found, ["attribute", "people", "conflicts", "example"], "attributes")
@@ -92,7 +92,7 @@ def consistency(
     """How many distinct prompts people have, and which attributes conflict within a person.
 
     Args:
-        people: of `data.wording.consistency`.
+        people: of `data.agreement.consistency`.
         found: `attributes` of the same.
         dataset: the data set's name.
         limited: data.limit was set; the figure says so.
