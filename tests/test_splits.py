@@ -372,6 +372,41 @@ def test_aspects_chooses_what_is_tested_and_others_stay_in_the_wide_gallery():
         splits.make(table[table["aspect"] != "palmar_l"], data_11k(aspects=["palmar_l"]))
 
 
+def of_prepared(table, data, tmp_path):
+    split = splits.make(table, data)
+    return splits.Prepared(tmp_path, tmp_path, table, split, table[:0], [], "", False)
+
+
+def test_texts_search_only_tested_aspects_and_nobody_who_trains(tmp_path):
+    table = table_of({1040: 3, 1045: 3, 2000: 3, 2001: 3}, ASPECTS).iloc[::-1]
+    found = of_prepared(table, data_11k(aspects=["dorsal_r"], val="published"), tmp_path)
+    trained = {*found.train["pid"], *found.val["pid"]}
+    assert trained == {1040, 1045} <= set(found.test["pid"])  # by their other aspects
+    assert not trained & set(found.searched["pid"])
+    right = table["aspect"].eq("dorsal_r") & table["pid"].isin([2000, 2001])
+    pd.testing.assert_frame_equal(found.searched, table[right].reset_index(drop=True))
+
+
+def test_with_all_aspects_texts_search_every_test_image(tmp_path):
+    table = table_of({900: 2, 901: 2, 2000: 3, 2001: 3}, ASPECTS)
+    found = of_prepared(table, data_11k(), tmp_path)
+    assert len(found.searched) == 24
+    pd.testing.assert_frame_equal(found.searched, found.test)
+    crowd = table_of({1: 2, 2: 2, 448: 2, 449: 2, 1502: 1}).assign(distractor=[False] * 8 + [True])
+    hd = of_prepared(crowd, DataParams(catalogue="hd", root="nowhere"), tmp_path)
+    assert set(hd.searched["pid"]) == {448, 449, 1502}
+    pd.testing.assert_frame_equal(hd.searched, hd.test)
+
+
+def test_of_a_captions_set_texts_search_the_images_that_it_calls_test(tmp_path):
+    table = table_of({number: 1 for number in range(9)})
+    table["partition"] = ["train"] * 4 + ["val"] * 2 + ["test"] * 3
+    data = DataParams(catalogue="captions", root="nowhere")
+    found = of_prepared(table, data, tmp_path)
+    assert found.searched["pid"].tolist() == [6, 7, 8]
+    pd.testing.assert_frame_equal(found.searched, found.test)
+
+
 @pytest.mark.parametrize(
     "change, says",
     [

@@ -81,8 +81,18 @@ class Prepared:
         """Images that are query or gallery in any trial, each once."""
         return self._of("query", "gallery")
 
-    def _of(self, *roles: str) -> pd.DataFrame:
-        ids = self.split.loc[self.split["role"].isin(roles), "image_id"]
+    @cached_property
+    def searched(self) -> pd.DataFrame:
+        """Images that texts search: those of `test` whose own aspect is tested, each once.
+
+        The galleries of all_aspects also hold images of aspects that data.aspects leaves out, and
+        who is shown there may train; no text is to find those.
+        """
+        aspect, tested = self.split["aspect"], self.split["test_aspect"]
+        return self._of("query", "gallery", where=aspect.eq(tested) | tested.eq("all"))
+
+    def _of(self, *roles: str, where: pd.Series | bool = True) -> pd.DataFrame:
+        ids = self.split.loc[self.split["role"].isin(roles) & where, "image_id"]
         return self.images[self.images["image_id"].isin(ids)].reset_index(drop=True)
 
 
