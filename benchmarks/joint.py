@@ -75,7 +75,7 @@ def check(p: JointParams, table: pd.DataFrame, root: Path) -> None:
                 towers.levels(other.encoder, images),
                 other.targets[batch.rows],
                 texts,
-                words=other.words[batch.rows],
+                true=other.true(batch.rows),
                 scale=other.encoder.logit_scale.exp(),
             )
         )

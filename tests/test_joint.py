@@ -65,7 +65,9 @@ class Fitted:
 
     def fit(self, what=None):
         run = runs.start(NOTEBOOK, self.p, "outputs")
-        measure = monitoring.measure(self.method, self.preprocess, self.data, self.p)
+        measure = monitoring.measure(
+            self.method, self.preprocess, self.data, self.p, self.images.table
+        )
         check = training.Check(measure, self.p.fit.best_by, 1, self.p.fit.patience)
         what = what or runs.fit_content(self.p, self.data.sha256, joint)
         try:
@@ -93,57 +95,82 @@ class Fitted:
 # --- prompts that people share ------------------------------------------------------------------
 
 
-def in_loops(images, texts, pids, words, temperature):
-    """Image to text, pair by pair; what is true of somebody else's image is left out."""
+def in_loops(images, texts, positive, allowed, temperature):
+    """Image to text, pair by pair: -ln of the share of each positive among what is allowed."""
     total = 0.0
     for i in range(len(images)):
-        allowed = [j for j in range(len(texts)) if pids[j] == pids[i] or words[j] != words[i]]
-        scores = {j: float(images[i] @ texts[j]) / temperature for j in allowed}
+        there = [j for j in range(len(texts)) if allowed[i][j]]
+        scores = {j: float(images[i] @ texts[j]) / temperature for j in there}
         norm = math.log(sum(math.exp(score) for score in scores.values()))
-        right = [j for j in allowed if pids[j] == pids[i]]
+        right = [j for j in there if positive[i][j]]
         total += sum(norm - scores[j] for j in right) / len(right)
     return total / len(images)
 
 
 def drawn_batch(seed=0, count=12, people=5, sentences=3):
+    """Images and texts at unit length, who they are of, and which text is true of which image."""
     draw = torch.Generator().manual_seed(seed)
     images, table = torch.randn(2, count, 8, generator=draw, dtype=torch.float64)
     pids = torch.randint(people, (count,), generator=draw)
     words = torch.randint(sentences, (count,), generator=draw)
-    return F.normalize(images, dim=1), F.normalize(table, dim=1)[words], pids, words
+    true = words[:, None] == words[None, :]
+    true |= torch.rand(count, count, generator=draw) < 0.1  # also what is said of others alone
+    return F.normalize(images, dim=1), F.normalize(table, dim=1)[words], pids, true
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_prompt_that_is_true_of_another_persons_image_is_no_error_for_it(seed):
-    images, texts, pids, words = drawn_batch(seed)
-    ours = losses.image_to_text(images, texts, pids, 0.1, words)
-    assert float(ours) == pytest.approx(in_loops(images, texts, pids, words, 0.1))
+    images, texts, pids, true = drawn_batch(seed)
+    same = pids[:, None] == pids[None, :]
+    allowed = same | ~true
+    ours = losses.image_to_text(images, texts, pids, 0.1, true)
+    assert float(ours) == pytest.approx(in_loops(images, texts, same, allowed, 0.1))
     assert float(ours) < float(losses.image_to_text(images, texts, pids, 0.1)) - 0.1
-    back = losses.text_to_image(images, texts, pids, 0.1, words)
-    assert float(back) == pytest.approx(in_loops(texts, images, pids, words, 0.1))
+    back = losses.text_to_image(images, texts, pids, 0.1, true)
+    assert float(back) == pytest.approx(in_loops(texts, images, same, allowed.T, 0.1))
 
 
-def test_texts_that_nobody_shares_change_nothing():
+def test_texts_that_are_true_of_their_own_image_alone_change_nothing():
     images, texts, pids, _ = drawn_batch()
-    own = torch.arange(len(pids))
+    own = torch.eye(len(pids), dtype=torch.bool)
     for loss in (losses.image_to_text, losses.text_to_image):
-        torch.testing.assert_close(
-            loss(images, texts, pids, 0.1, own), loss(images, texts, pids, 0.1)
-        )
+        plain = loss(images, texts, pids, 0.1)
+        torch.testing.assert_close(loss(images, texts, pids, 0.1, own), plain)
 
 
-def test_infonce_takes_all_rows_of_one_sentence_as_right(hands):
+def test_infonce_takes_all_that_is_true_as_right(hands):
     p = load(hands, loss_use_supcon=False, loss_use_infonce=True, loss_use_id=False,
-             loss_use_image_supcon=False)  # fmt: skip
+             loss_use_image_supcon=False, loss_use_triplet=False)  # fmt: skip
     heads = objective.Objective(p, {"projected": 8}, people=5)
-    images, texts, pids, words = drawn_batch()
-    levels = {"projected": images.float()}
-    found = heads(levels, pids, texts.float(), words=words, scale=torch.tensor(10.0))["infonce"]
-    both = [in_loops(a, b, words, words, 0.1) for a, b in ((images, texts), (texts, images))]
-    assert float(found) == pytest.approx(sum(both) / 2, rel=1e-4)
-    alone = torch.arange(len(pids))
-    lone = heads(levels, pids, images.float(), words=alone, scale=torch.tensor(10.0))["infonce"]
+    images, texts, pids, true = drawn_batch()
+    levels, every = {"projected": images.float()}, torch.ones_like(true)
+    found = heads(levels, pids, texts.float(), true=true, scale=torch.tensor(10.0))["infonce"]
+    both = in_loops(images, texts, true, every, 0.1) + in_loops(texts, images, true.T, every, 0.1)
+    assert float(found) == pytest.approx(both / 2, rel=1e-4)
+    alone = torch.eye(len(pids), dtype=torch.bool)
+    lone = heads(levels, pids, images.float(), true=alone, scale=torch.tensor(10.0))["infonce"]
     assert float(lone) == pytest.approx(float(losses.info_nce(images, images, 10.0)), rel=1e-4)
+
+
+def test_a_general_and_a_special_sentence_of_one_image_leave_others_to_be_told_apart(hands):
+    """All images share the first template; what the second says still tells men from women."""
+    own = {"prompts__strategy": "v3", "prompts__traits": [], "data__aspects": ["dorsal_r"]}
+    own |= {"loss_use_id": False}
+    own |= {"loss_use_image_supcon": False, "loss_use_triplet": False}
+    own["prompts__hands"] = ["A {aspect} {side} hand", "A hand of a {gender}"]
+    one = Fitted(load(hands, **own))
+    assert not one.said.groups.any(), "all hang together"
+    rows = torch.arange(len(one.images))
+    texts = np.array(one.said.texts)[one.method.said]
+    gender = one.images.table["gender"].to_numpy()
+    assert {"male", "female"} == set(gender)
+    for i, j in np.ndindex(len(rows), len(rows)):
+        general = texts[j] == "A dorsal right hand"
+        assert one.method.true(rows)[i, j] == (general or f" {gender[i]}" in f" {texts[j]}")
+    before = one.before["text_projection"]
+    one.fit()
+    assert not torch.equal(before, one.encoder.text_projection)
+    assert one.history["train/supcon"].iloc[0] > 0.1
 
 
 # --- what is trained ----------------------------------------------------------------------------
@@ -215,9 +242,11 @@ def test_a_batch_has_the_prompt_of_each_image_and_its_loss_is_that_of_plain_torc
     images = F.normalize(one.encoder.encode_image(pixels), dim=1)
     texts = F.normalize(one.encoder.encode_text(batch.texts), dim=1)
     warmth = 1 / float(one.encoder.logit_scale.detach().exp())
-    pids, words = one.method.targets[batch.rows], one.method.words[batch.rows]
-    pairs_of = (images.detach(), texts.detach(), pids, words, warmth)
-    expected = in_loops(*pairs_of) + in_loops(texts.detach(), images.detach(), *pairs_of[2:])
+    pids, true = one.method.targets[batch.rows], one.method.true(batch.rows)
+    same = pids[:, None] == pids[None, :]
+    allowed, both = same | ~true, (images.detach(), texts.detach())
+    expected = in_loops(*both, same, allowed, warmth)
+    expected += in_loops(*both[::-1], same, allowed.T, warmth)
     assert logged["train/supcon"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -253,6 +282,29 @@ def test_a_fit_that_was_cut_short_ends_with_the_same_bits(hands, monkeypatch):
     again = Fitted(load(hands, **own)).fit()
     assert all(torch.equal(again.encoder.state_dict()[n], t) for n, t in state.items())
     pd.testing.assert_frame_equal(again.history, history)
+
+
+def test_who_is_left_out_of_the_training_is_not_named_in_the_validation(hands):
+    own = {"data__val": "published", "fit__best_by": "accuracy"}
+    one = Fitted(load(hands, **own))
+    first = one.data.train["pid"].min()
+    kept = one.data.train[one.data.train["pid"] != first]
+    one.said = one.said.of_images(kept["image_id"])
+    made = joint.make(one.encoder, one.preprocess, one.data, one.said, one.p)
+    one.method, one.images, one.texts = made
+    seen = []
+    names = monitoring.seen
+    try:
+        monitoring.seen = lambda *given: seen.append(given[2:4]) or names(*given)
+        one.fit()
+    finally:
+        monitoring.seen = names
+    (images, targets), *_ = seen
+    assert first in set(one.data.val["pid"]) and first not in set(images.table["pid"])
+    own_of = dict(zip(zip(one.images.table["pid"], one.images.table["aspect"], strict=True),
+                      one.method.targets.tolist(), strict=True))  # fmt: skip
+    rows = zip(images.table["pid"], images.table["aspect"], strict=True)
+    assert targets.tolist() == [own_of[row] for row in rows]
 
 
 # --- words of an epoch --------------------------------------------------------------------------

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from clipfh_lib import files, runs
+from clipfh_lib import files, params, runs
+from clipfh_lib.evaluation import embeddings
+from clipfh_lib.models import backbones
 
 DRAW = {"data.draw.people": 12, "data.draw.images": 4, "data.draw.size": 64, "data.trials": 2}
 pytestmark = pytest.mark.notebooks
@@ -207,6 +209,10 @@ def test_04_learns_prompts_that_05_takes_and_the_control_exchanges(project):
     (plain,) = (project / "outputs/demo/05_clip_reid_encoder").iterdir()
     trained(plain, ("id", "triplet", "i2t"))
     assert found(plain)["prompts_sha256"] == made["prompts_sha256"]
+    start = params.read("joint", "demo", "demo", "demo", 0, {"model.weights": str(plain)})
+    encoder, _ = backbones.load(start.model)  # joint training may begin with these weights
+    assert backbones.sha256(encoder) == found(plain)["weights_sha256"]
+    assert embeddings.start_weights(start) == "warm_start"
     executed(project, "05_clip_reid_encoder", {"overrides": own | {"prompts.shuffle": True}})
     (other,) = set((project / "outputs/demo/05_clip_reid_encoder").iterdir()) - {plain}
     trained(other, ("id", "triplet", "i2t"))

@@ -20,7 +20,8 @@ from clipfh_lib.models import backbones
 from clipfh_lib.schema import DataParams
 from clipfh_lib.words import TextToImageParams
 
-METHODS = ("fine_tune", "clip_reid_prompts", "clip_reid_encoder", "prompt_sg", "text_to_image")
+METHODS = ("fine_tune", "clip_reid_prompts", "clip_reid_encoder", "prompt_sg", "joint")
+METHODS += ("text_to_image",)
 RECIPES = Path(__file__).resolve().parents[1] / "params" / "recipes"
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VIT = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 12}
@@ -150,12 +151,23 @@ def text_to_image(encoder, preprocess, data, p):
     return method, images
 
 
+def joint(encoder, preprocess, data, p):
+    """The second are the images of its pairs, with the prompts of all epochs."""
+    made = importlib.import_module("clipfh_lib.methods.joint")
+    said = wording.generate(data.train, data.captions, p.prompts)
+    said = pairs.make(data.train, said)
+    method, images, texts = made.make(encoder, preprocess, data, said, p)
+    targets = method.targets.numpy()
+    images.batches = loaders.training(images, targets, p.fit, p.seed, "cpu", texts)
+    return method, images
+
+
 MAKE = {one.__name__: one for one in (fine_tune, clip_reid_prompts, clip_reid_encoder, prompt_sg)}
-MAKE["text_to_image"] = text_to_image
+MAKE |= {"joint": joint, "text_to_image": text_to_image}
 
 
 def batches(method, p, images):
-    if method == "text_to_image":
+    if method in ("joint", "text_to_image"):
         return images.batches
     if method == "clip_reid_prompts":
         made = importlib.import_module("clipfh_lib.methods.clip_reid")

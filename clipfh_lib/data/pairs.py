@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from clipfh_lib import files
@@ -27,6 +27,12 @@ class Pairs:
     texts: list[str]
     images: np.ndarray
     ids: np.ndarray
+
+    @cached_property
+    def links(self) -> csr_array:
+        """Whether a text is said of an image: (N, T) bool, sparse."""
+        shape = len(self.table), len(self.texts)
+        return csr_array((np.ones(len(self.ids), bool), (self.images, self.ids)), shape)
 
     @cached_property
     def groups(self) -> np.ndarray:

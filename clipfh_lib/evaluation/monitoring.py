@@ -31,9 +31,17 @@ class Trained(Protocol):
 
 
 def measure(
-    method: Trained, preprocess: Preprocess, data: Prepared, p: TrainedParams
+    method: Trained,
+    preprocess: Preprocess,
+    data: Prepared,
+    p: TrainedParams,
+    trained: pd.DataFrame | None = None,
 ) -> Callable[[], dict[str, float]]:
     """What validation measures after an epoch: `unseen` or `seen`, by `data.val`.
+
+    Args:
+        trained: the images that are trained on, where that is a part of `data.train`; of people who
+            are not among them no image is named.
 
     Returns:
         What is called after an epoch. With `fit.best_by: last` what cannot be measured is left out.
@@ -47,9 +55,9 @@ def measure(
         if by == "last":
             return dict
         raise InputError("data.val: the split keeps nobody for validation; take fit.best_by last")
-    images = loaders.HandImages(
-        data.val, data.root, preprocess.size(p.data.resize), p.loader.workers
-    )
+    trained = data.train if trained is None else trained
+    val = data.val if p.data.val == "held_out" else _of_classes(data.val, trained)
+    images = loaders.HandImages(val, data.root, preprocess.size(p.data.resize), p.loader.workers)
     if p.data.val == "held_out":
         how = p.embed, p.evaluation.distance, by
         if by in ("rank1", "mAP"):  # says now, and not after an epoch, if nobody can be searched
@@ -64,9 +72,15 @@ def measure(
             "loss_use_cosface, in clip_reid_encoder also loss_use_i2t); or take fit.best_by last, "
             "or data.val held_out"
         )
-    both = loaders.classes(pd.concat([data.train, images.table]))  # all of val are in train too
+    both = loaders.classes(pd.concat([trained, images.table]))  # all of val are in train too
     device = embeddings.device(p.device)
-    return lambda: seen(method.logits, preprocess, images, both[len(data.train) :], device)
+    return lambda: seen(method.logits, preprocess, images, both[len(trained) :], device)
+
+
+def _of_classes(val: pd.DataFrame, trained: pd.DataFrame) -> pd.DataFrame:
+    """The images of people, and aspects, that are trained."""
+    known = pd.MultiIndex.from_frame(trained[["pid", "aspect"]])
+    return val[pd.MultiIndex.from_frame(val[["pid", "aspect"]]).isin(known)]
 
 
 def unseen(

@@ -34,7 +34,7 @@ class Joint(L.LightningModule):
         preprocess: mean and std of its pixels.
         p: the recipe.
         targets: (N,) index of the person on each training image, by row of the table.
-        words: (N,) `Pairs.groups`: images with one number share what is true of them.
+        pairs: the training images, in the same order, and what is said of them.
         steps: batches of an epoch.
 
     Raises:
@@ -47,7 +47,7 @@ class Joint(L.LightningModule):
         preprocess: Preprocess,
         p: JointParams,
         targets: np.ndarray,
-        words: np.ndarray,
+        pairs: Pairs,
         steps: int,
     ):
         super().__init__()
@@ -56,7 +56,8 @@ class Joint(L.LightningModule):
             torch.manual_seed(p.seed)
             people = int(targets.max()) + 1
             self.heads = objective.Objective(p, towers.widths(encoder), people)
-        self.targets, self.words = torch.tensor(targets), torch.tensor(words)
+        self.targets, self.pairs = torch.tensor(targets), pairs
+        self.said = pairs.drawn(p.seed, 0)  # text of each image in this epoch
         self.bound()
         self.free(0)
 
@@ -96,24 +97,31 @@ class Joint(L.LightningModule):
         towers.lay_out(self.encoder, training=False)
 
     def on_train_epoch_start(self) -> None:
-        """Free the blocks of this epoch; hold the statistics of frozen batch norms."""
+        """Free the blocks of this epoch, hold frozen batch norms, draw what `spoken` draws too."""
         self.free(self.current_epoch)
+        self.said = self.pairs.drawn(self.p.seed, self.current_epoch)
 
     def on_train_batch_end(self, *_: object) -> None:
         """The scale may have gone beyond its bound."""
         self.bound()
 
+    def true(self, rows: Tensor) -> Tensor:
+        """Whether what is said of the j-th of some rows is true of the i-th image: (B, B)."""
+        rows = rows.cpu().numpy()
+        return torch.from_numpy(self.pairs.links[rows][:, self.said[rows]].toarray())
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Loss of one batch; logs its terms, the scale, how often a right prompt is the nearest."""
-        how, rows = self.preprocess, batch.rows.cpu()
+        how = self.preprocess
         images = normalise(batch.pixels, how.mean, how.std, self.device)
         levels = towers.levels(self.encoder, images)
         said, which = batch.texts.unique(dim=0, return_inverse=True)  # each text once
         texts = prompts.encode(self.encoder, said)[which]
-        targets, words = (each[rows].to(self.device) for each in (self.targets, self.words))
+        targets = self.targets[batch.rows.cpu()].to(self.device)
+        true = self.true(batch.rows).to(self.device)
         scale = self.encoder.logit_scale.exp()
         warm = {} if self.p.loss_text_temperature is not None else {"scale": scale}
-        terms = self.heads(levels, targets, texts, words=words, **warm)
+        terms = self.heads(levels, targets, texts, true=true, **warm)
         loss = self.heads.total(terms)
         size = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
         self.log("train/loss", loss, prog_bar=True, **size)
@@ -122,7 +130,7 @@ class Joint(L.LightningModule):
             self.log("train/logit_scale", scale, **size)
         with torch.no_grad():
             nearest = (levels["projected"] @ normalize(texts, dim=1).T).argmax(dim=1)
-            right = (words[nearest] == words) | (targets[nearest] == targets)
+            right = true[torch.arange(len(true)), nearest] | (targets[nearest] == targets)
             self.log("train/accuracy", right.float().mean(), **size)
         return loss
 
@@ -183,4 +191,4 @@ def make(
     targets = loaders.classes(images.table)
     steps = len(loaders.training(images, targets, p.fit, p.seed)(0))
     texts = spoken.of_epochs(pairs, p.vary, p.seed, encoder.context_length)
-    return Joint(encoder, preprocess, p, targets, pairs.groups, steps), images, texts
+    return Joint(encoder, preprocess, p, targets, pairs, steps), images, texts

@@ -5,17 +5,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def info_nce(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
+def info_nce(
+    images: Tensor, texts: Tensor, scale: Tensor | float, true: Tensor | None = None
+) -> Tensor:
     """Pull each image to its own text and push it from the others of the batch, both ways.
 
     van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018, eq. 4
     (arXiv:1807.03748); symmetric as in Radford et al., CLIP, ICML 2021, fig. 3 (arXiv:2103.00020).
-    Row i of both belongs together; a text that stands twice counts as a negative of its twin.
+    Row i of both belongs together; a text that stands twice counts as a negative of its twin,
+    unless `true` says which text is true of which image: then the mean over all that are.
 
     Args:
         images: (B, D) float, any norm; normalised here.
         texts: (B, D) likewise.
         scale: multiplies the cosine similarity: the inverse temperature, above 0.
+        true: (B, B) bool, rows are images; holds the diagonal.
 
     Returns:
         Scalar, the mean of image-to-text and text-to-image cross-entropy.
@@ -29,6 +33,8 @@ def info_nce(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
         )
     images, texts = F.normalize(_wide(images), dim=1), F.normalize(_wide(texts), dim=1)
     logits = scale * _products(images, texts)  # (B, B)
+    if true is not None:
+        return (_to_positives(logits, true) + _to_positives(logits.T, true.T)) / 2
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
@@ -100,7 +106,7 @@ def image_to_text(
     texts: Tensor,
     pids: Tensor,
     temperature: float | Tensor = 1.0,
-    words: Tensor | None = None,
+    true: Tensor | None = None,
 ) -> Tensor:
     """Tell each image's own text from all texts of the batch.
 
@@ -117,8 +123,8 @@ def image_to_text(
         texts: (B, D) likewise; row i is the text of the person on image i.
         pids: (B,) integer person ids.
         temperature: divides the dot products, above 0; for unit vectors it is needed.
-        words: (B,) number of each row's text, where people may share one: another person's image
-            is then no error for the text that is true of it, and is left out of the sum.
+        true: (B, B) bool, whether text j is true of image i, where people may share one: another
+            person's image is then no error for the text, and is left out of the sum.
 
     Returns:
         Scalar, in nats; a batch of one person has nothing to tell apart and gives ln B.
@@ -126,7 +132,7 @@ def image_to_text(
     Raises:
         ValueError: the shapes differ.
     """
-    return _to_own_person(images, texts, pids, temperature, words)
+    return _to_own_person(images, texts, pids, temperature, true)
 
 
 def text_to_image(
@@ -134,7 +140,7 @@ def text_to_image(
     texts: Tensor,
     pids: Tensor,
     temperature: float | Tensor = 1.0,
-    words: Tensor | None = None,
+    true: Tensor | None = None,
 ) -> Tensor:
     """Tell all images of each text's person from the other images of the batch.
 
@@ -149,7 +155,7 @@ def text_to_image(
         texts: (B, D) likewise; row i is the text of the person on image i.
         pids: (B,) integer person ids.
         temperature: divides the dot products, above 0; for unit vectors it is needed.
-        words: (B,) as in `image_to_text`.
+        true: (B, B) as in `image_to_text`, rows are images.
 
     Returns:
         Scalar, in nats; at least the mean over images of ln(images of that person).
@@ -157,7 +163,7 @@ def text_to_image(
     Raises:
         ValueError: the shapes differ.
     """
-    return _to_own_person(texts, images, pids, temperature, words)
+    return _to_own_person(texts, images, pids, temperature, None if true is None else true.T)
 
 
 def image_to_people(
@@ -192,7 +198,7 @@ def _to_own_person(
     others: Tensor,
     pids: Tensor,
     temperature: float | Tensor,
-    words: Tensor | None,
+    true: Tensor | None,
 ) -> Tensor:
     """Mean over anchors of the mean over `others` of the same person of -ln softmax."""
     if anchors.shape != others.shape or pids.shape != anchors.shape[:1]:
@@ -200,11 +206,15 @@ def _to_own_person(
         raise ValueError(f"needs an image, a text and a pid in each row, got {shapes}")
     positive = pids[:, None] == pids[None, :]  # (B, B), with the diagonal
     logits = _products(anchors, others) / temperature
-    if words is not None:
-        neither = (words[:, None] == words[None, :]) & ~positive
-        logits = logits.masked_fill(neither, float("-inf"))
-    log_prob = logits.log_softmax(dim=1)
-    return -(log_prob.masked_fill(~positive, 0.0).sum(dim=1) / positive.sum(dim=1)).mean()
+    if true is not None:
+        logits = logits.masked_fill(true & ~positive, float("-inf"))
+    return _to_positives(logits, positive)
+
+
+def _to_positives(logits: Tensor, positive: Tensor) -> Tensor:
+    """Mean over rows of the mean over their positives of -ln softmax; every row has one."""
+    log_prob = logits.log_softmax(dim=1).masked_fill(~positive, 0.0)
+    return -(log_prob.sum(dim=1) / positive.sum(dim=1)).mean()
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Objective(nn.Module):
         targets: Tensor,
         texts: Tensor | None = None,
         text_ids: Tensor | None = None,
-        words: Tensor | None = None,
+        true: Tensor | None = None,
         scale: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every loss that is on, by its name, without its weight; `total` adds them up.
@@ -81,8 +81,8 @@ class Objective(nn.Module):
                 them against the level `projected` as the encoder gives it.
             text_ids: (B,) row of `texts` that belongs to each image; none: each image has a text
                 of its own, (B, D), and those of one person belong together.
-            words: (B,) where each image has a text of its own: what one says is true of all rows
-                with the same number, whose people are then no errors for each other.
+            true: (B, B) where each image has a text of its own: whether text j is true of image i;
+                another person's is then no error.
             scale: inverse temperature of the losses with text; none: that of the recipe.
 
         Returns:
@@ -115,7 +115,7 @@ class Objective(nn.Module):
             )
         if texts is not None:
             warmth = p.loss_text_temperature if scale is None else 1 / scale
-            found |= self._with_text(raw, texts, text_ids, targets, words, warmth)
+            found |= self._with_text(raw, texts, text_ids, targets, true, warmth)
         return {name: found[name] for name in self.on}
 
     def _metric(self, features: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Objective(nn.Module):
         texts: Tensor,
         ids: Tensor | None,
         targets: Tensor,
-        words: Tensor | None,
+        true: Tensor | None,
         warmth: float | Tensor,
     ) -> dict[str, Tensor]:
         p = self.p
@@ -136,15 +136,12 @@ class Objective(nn.Module):
         own, whose = (texts, targets) if ids is None else (texts[ids], ids)
         found = {}
         if p.loss_use_supcon:
-            pairs = images, own, whose, warmth, words
+            pairs = images, own, whose, warmth, true
             found["supcon"] = losses.image_to_text(*pairs) + losses.text_to_image(*pairs)
         if p.loss_use_i2t:
             found["i2t"] = losses.image_to_people(images, texts, ids, p.loss_smoothing, warmth)
-        if p.loss_use_infonce and words is None:
-            found["infonce"] = losses.info_nce(images, own, 1 / warmth)
-        elif p.loss_use_infonce:  # the same where no two rows share their words
-            pairs = images, own, words, warmth
-            found["infonce"] = (losses.image_to_text(*pairs) + losses.text_to_image(*pairs)) / 2
+        if p.loss_use_infonce:
+            found["infonce"] = losses.info_nce(images, own, 1 / warmth, true)
         return found
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
