@@ -64,7 +64,7 @@ def folder(notebook: str, p: Common | str, outputs: str | Path) -> Path:
 
 
 def key(notebook: str, p: Common | str, data: str | list[str], weights: str | None = None) -> str:
-    """SHA-256 of what decides a run's content: parameters, data, weights, code; not of file times.
+    """SHA-256 of what decides a run's content: parameters, data, weights, prompts, code; no times.
 
     Args:
         data: what the run reads: the digest of its data set or split, the keys of other runs.
@@ -77,6 +77,8 @@ def key(notebook: str, p: Common | str, data: str | list[str], weights: str | No
     else:
         content["params"] = p.model_dump(exclude={"overrides"})
         content["weights"] = _weights_digest(p) if weights is None else weights
+        if (prompts := _prompts_digest(p)) is not None:
+            content["prompts"] = prompts
     return files.digest(content)
 
 
@@ -125,6 +127,16 @@ def _weights_digest(p: Common) -> str:
     if (path / "manifest.json").is_file():
         return str(manifest(path).get("weights_sha256"))
     return files.sha256(path) if path.is_file() else weights
+
+
+def _prompts_digest(p: Common) -> str | None:
+    """Hash of prompts.file, or of prompts.csv in the run folder it names; none without a file."""
+    name = getattr(getattr(p, "prompts", None), "file", None)
+    if name is None:
+        return None
+    path = files.resolve(name)
+    path = path / "prompts.csv" if path.is_dir() else path
+    return files.sha256(path) if path.is_file() else None
 
 
 def code_digest(notebook: str) -> str:
