@@ -14,9 +14,11 @@ from clipfh_lib.models import backbones
 from clipfh_lib.schema import EmbedParams, ModelParams
 
 
-def make(drawn, seed=0, change=None, prompts=True, array=None, backbone="demo"):
+def make(
+    drawn, seed=0, change=None, prompts=True, array=None, backbone="demo", method="zero_shot", **of
+):
     """A run folder as 08_text_to_image leaves it, of the packaged CLIP, or of a change to it."""
-    p = params.load("zero_shot", "demo", backbone, "demo", seed, {"data.root": str(drawn)})
+    p = params.load(method, "demo", backbone, "demo", seed, {"data.root": str(drawn), **of})
     run = runs.start("02_zero_shot", p, "outputs")
     encoder, preprocess = backbones.load(p.model)
     if change is not None:
@@ -104,6 +106,28 @@ def test_a_run_that_cannot_be_asked_is_refused_with_the_reason(drawn, tmp_path):
     folder, *_ = make(drawn, seed=4, backbone="timm_tiny", prompts=False)
     with pytest.raises(InputError, match="mobilenetv2_035 reads no text"):
         asking.open(folder)
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"feature": ["last"]}, r"feature is \['last'\]"),
+        ({"projection": 128}, "projection is 128"),
+        (
+            {"feature_after_neck": True, "neck": True, "loss_use_id": True},
+            "feature_after_neck is True",
+        ),
+    ],
+)
+def test_a_run_that_compares_a_feature_of_its_heads_is_refused_by_the_field(drawn, changed, said):
+    text = f": {said}, so what it compares .* ask a run that leaves"
+    with pytest.raises(InputError, match=text) as error:
+        asking.open(make(drawn, seed=5, method="joint", **changed)[0])
+    assert "\n" not in str(error.value)
+
+
+def test_a_joint_run_of_the_encoder_s_own_feature_is_asked(drawn):
+    assert len(asking.open(make(drawn, seed=6, method="joint")[0]).ask("a hand")) == 5
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from clipfh_lib.data import catalogues
 from clipfh_lib.evaluation import embeddings, search, text_image
 from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones, prompts
+from clipfh_lib.schema import Common
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ def open(folder: str | Path) -> Gallery:
     array, table = embeddings.read(folder)
     kept, content = runs.manifest(folder)["files"], params.read_yaml(folder / "params.yaml")
     p = params.validate(params.METHODS[content["method"]], content, {})
+    if (other := _of_heads(p)) is not None:
+        raise InputError(
+            f"{folder.name}: {other}, so what it compares is not the encoder's own feature, which "
+            "texts are near to: ask a run that leaves feature, feature_after_neck and projection"
+        )
     model = p.model
     if "checkpoints/best.safetensors" in kept:
         model = model.model_copy(update={"weights": str(folder)})
@@ -87,3 +93,12 @@ def open(folder: str | Path) -> Gallery:
     table = table[["image_id", "path"]].assign(caption=caption)
     root = catalogues.ensure(p.data, p.loader.workers)
     return Gallery(encoder, search.prepared(array, "cosine"), table, root)
+
+
+def _of_heads(p: Common) -> str | None:
+    """The field by which a run compares another feature than its encoder's own, or none."""
+    own = {"feature": ["projected"], "feature_after_neck": False, "projection": None}
+    for field, plain in own.items():
+        if (value := getattr(p, field, plain)) != plain:
+            return f"{field} is {value}"
+    return None
