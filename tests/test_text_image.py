@@ -58,12 +58,11 @@ def test_metrics_of_both_directions_equal_torchmetrics(seed, shared, ties):
         given_ = settled.ravel(), torch.tensor(right).ravel(), rows
         for k in (1, 5, 10):
             recall, hit = theirs.RetrievalRecall(top_k=k), theirs.RetrievalHitRate(top_k=k)
-            for name, of in (("recall", recall), ("hit", hit)):
+            gain = theirs.RetrievalNormalizedDCG(top_k=k)
+            for name, of in (("recall", recall), ("hit", hit), ("ndcg", gain)):
                 assert values[direction, f"{name}@{k}"] == pytest.approx(
                     float(of(*given_)), abs=1e-5
                 )
-        gain = theirs.RetrievalNormalizedDCG(top_k=10)
-        assert values[direction, "ndcg@10"] == pytest.approx(float(gain(*given_)), abs=1e-5)
         mean = theirs.RetrievalMAP()
         assert values[direction, "mAP"] == pytest.approx(float(mean(*given_)), abs=1e-5)
         first = [1 + (s > s[r].max()).sum() for s, r in zip(scores, right, strict=True)]
@@ -186,6 +185,39 @@ def test_embeddings_that_are_not_finite_are_refused_and_are_the_worst_in_validat
     bad = text_image.validate(spoilt, texts, found)
     assert bad["hit@1"] == 0 < 0.8 < good["hit@1"]
     assert bad["mAP"] < 0.2 < 0.8 < good["mAP"]
+
+
+def test_validation_copies_embeddings_only_where_some_are_not_finite():
+    images, texts, found = simulated()
+    good = text_image.validate(images, texts, found)
+    assert text_image._finite(images) is images
+    spoilt = images.copy()
+    spoilt[3, 2], spoilt[7] = np.nan, np.inf
+    before, zeros = spoilt.copy(), images.copy()
+    zeros[[3, 7]] = 0
+    bad = text_image.validate(spoilt, texts, found)
+    np.testing.assert_array_equal(spoilt, before)  # not changed for who gave them
+    assert bad == text_image.validate(zeros, texts, found) != good
+
+
+def test_one_text_of_very_many_images_does_not_make_all_others_as_long(monkeypatch):
+    ranks = pd.Series(["7", "12 300", " ".join(map(str, range(1, 3001)))] * 2 + ["4"] * 2500)
+    whole, widths, parse = text_image._values(ranks), [], retrieval.parse_ranks
+
+    def seen(column):
+        widths.append(parse(column).size)
+        return parse(column)
+
+    monkeypatch.setattr(text_image, "CELLS", 20_000)
+    monkeypatch.setattr(retrieval, "parse_ranks", seen)
+    np.testing.assert_array_equal(text_image._values(ranks), whole)
+    assert max(widths) <= 20_000
+    names = dict(zip(text_image.METRICS, whole[1], strict=True))
+    assert (names["recall@10"], names["median_rank"], names["mAP"]) == (
+        0,
+        12,
+        (1 / 12 + 2 / 300) / 2,
+    )
 
 
 def test_queries_with_few_and_with_very_many_answers_are_ranked_as_one_by_one():

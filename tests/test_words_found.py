@@ -50,6 +50,9 @@ def test_weights_that_nobody_trained_stand_once_and_runs_beside_each_other():
     table = words_found.comparison(both)
     assert len(table) == 8
     shown = words_found.printed(table)
+    hidden = {"ndcg@1": "NDCG@1", "ndcg@5": "NDCG@5", "hit@5": "hit@5"}  # a printed page is narrow
+    assert set(hidden) <= set(table) and table[[*hidden]].notna().all(axis=None)
+    assert not [name for name in shown if name.split(",")[0] in {*hidden, *hidden.values()}]
     said = shown[shown["direction"] == "text → image"][["recipe", "weights"]].to_numpy().tolist()
     assert said == [["demo", "trained"], ["demo", "pretrained"], ["info_nce", "trained"]]
 

@@ -16,10 +16,13 @@ from clipfh_lib.models import prompts
 DIRECTIONS = ("text_image", "image_text")
 TOP = retrieval.TOP
 RECALLS = (1, 5, 10)
-MEANS = ("recall@1", "recall@5", "recall@10", "hit@1", "hit@5", "hit@10", "mAP", "ndcg@10")
+MEANS = (
+    "recall@1", "recall@5", "recall@10", "hit@1", "hit@5", "hit@10", "mAP",
+    "ndcg@1", "ndcg@5", "ndcg@10",
+)  # fmt: skip
 METRICS = (*MEANS, "median_rank")
 COMPARED = ("recall@1", "hit@1", "mAP", "ndcg@10")
-BLOCK = 1024  # queries whose ranks are held side by side
+BLOCK, CELLS = 1024, 2**20  # queries whose ranks are held side by side, and ranks, at most
 _PLACE = {"test_aspect": trials.POOLED, "trial": 0, "gallery": "default"}
 
 
@@ -160,7 +163,7 @@ def validate(images: np.ndarray, texts: np.ndarray, pairs: Pairs) -> dict[str, f
         `mAP`, `recall@1` and `hit@1`, means over the distinct texts, 0..1.
     """
     found = np.empty((len(pairs.texts), 3))
-    images, texts = (np.where(np.isfinite(a).all(axis=1)[:, None], a, 0) for a in (images, texts))
+    images, texts = _finite(images), _finite(texts)
     for rows, answer in _ranked(texts, images, pairs.ids, pairs.images, "cosine", top=0):
         found[rows, 0] = metrics.average_precision(answer.ranks)
         found[rows, 1] = metrics.recall_k(answer.ranks, 1)
@@ -286,21 +289,26 @@ def _ranked(
 
 
 def _values(ranks: pd.Series) -> np.ndarray:
-    """All `METRICS` of every query: (Q, 9); those with as many right answers at a time."""
+    """All `METRICS` of every query: (Q, 11); those with as many right answers at a time."""
     found = np.empty((len(ranks), len(METRICS)))
-    order = np.argsort(ranks.astype(str).str.len().to_numpy(), kind="stable")
-    for start in range(0, len(order), BLOCK):
+    length = ranks.astype(str).str.len().to_numpy()  # a query has fewer answers than that
+    order, start = np.argsort(length, kind="stable"), 0
+    while start < len(order):
         rows = order[start : start + BLOCK]
+        # one text of a million images beside texts of one: not a million places for each of them
+        held = np.arange(1, len(rows) + 1) * length[rows] <= CELLS
+        rows = rows[: max(held.sum(), 1)]
         place = retrieval.parse_ranks(ranks.iloc[rows])
         found[rows] = np.column_stack(
             [
                 metrics.recall_k(place, np.array(RECALLS)),
                 metrics.rank_k(place, np.array(RECALLS)),
                 metrics.average_precision(place),
-                metrics.ndcg_k(place, 10),
+                *(metrics.ndcg_k(place, k) for k in RECALLS),
                 place[:, 0],
             ]
         )
+        start += len(rows)
     return found
 
 
@@ -325,9 +333,23 @@ def _text_units(pairs: Pairs) -> pd.Series:
 def _check(what: str, array: np.ndarray, count: int) -> None:
     if len(array) != count:
         raise ValueError(f"{len(array)} {what} embeddings for {count}")
-    parts = np.array_split(array, 1 + len(array) // search.GALLERY_BLOCK)
-    bad = np.concatenate([~np.isfinite(part).all(axis=1) for part in parts])
+    bad = _spoilt(array)
     if bad.any():
         raise InputError(
             f"{bad.sum()} {what} embeddings are not finite: check the weights and the precision"
         )
+
+
+def _spoilt(array: np.ndarray) -> np.ndarray:
+    """Which rows (N, D) hold a number that is not finite: (N,); in blocks, as of a memory map."""
+    parts = np.array_split(array, 1 + len(array) // search.GALLERY_BLOCK)
+    return np.concatenate([~np.isfinite(part).all(axis=1) for part in parts])
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    """The same rows (N, D), zeros where a row is not finite; a copy only where there is one."""
+    bad = _spoilt(array)
+    if bad.any():
+        array = np.array(array)
+        array[bad] = 0
+    return array

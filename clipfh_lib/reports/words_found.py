@@ -9,8 +9,8 @@ from clipfh_lib.reports.style import styled
 
 DIRECTIONS = {"text_image": "text → image", "image_text": "image → text"}
 COLUMNS = (
-    "recall@1", "recall@5", "recall@10", "hit@1", "hit@5", "hit@10", "mAP", "ndcg@10",
-    "median_rank",
+    "recall@1", "recall@5", "recall@10", "hit@1", "hit@5", "hit@10", "mAP",
+    "ndcg@1", "ndcg@5", "ndcg@10", "median_rank",
 )  # fmt: skip
 SHORT = ("recall@1", "recall@5", "recall@10", "hit@1", "mAP", "ndcg@10", "median_rank")
 GAINS = ("recall@1", "hit@1", "mAP", "ndcg@10")
