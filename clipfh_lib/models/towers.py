@@ -175,8 +175,8 @@ def freeze(encoder: nn.Module, frozen: Sequence[str], last_blocks: int | None = 
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             own = list(module.parameters())
             if own:
-                free = any(parameter.requires_grad for parameter in own)
-                module.train(encoder.training and free)
+                trained = any(parameter.requires_grad for parameter in own)
+                module.train(encoder.training and trained)
 
 
 def free(encoder: nn.Module, fit: FitParams, epoch: int) -> None:
