@@ -1,8 +1,8 @@
 """What may stand in the YAML files: one frozen class for each part of a run's parameters."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 Aspect = Literal["dorsal_r", "dorsal_l", "palmar_r", "palmar_l"]
 Precision = Annotated[Literal["32", "16", "bf16"], BeforeValidator(str)]
@@ -59,6 +59,15 @@ class DataParams(Frozen):
     include: IncludeParams | None = None
     extensions: list[str] = ["jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp"]
     limit: LimitParams | None = None
+
+    @model_validator(mode="after")
+    def _val_of_captions(self) -> Self:
+        if self.catalogue == "captions" and self.val == "published":
+            raise ValueError(
+                "data.val published takes one image of each trained pid, and an image with "
+                "captions is mostly the only one of its pid; choose held_out"
+            )
+        return self
 
 
 class ModelParams(Frozen):

@@ -159,6 +159,62 @@ def test_a_path_with_backslashes_and_detours_is_the_same_image(tmp_path):
     ]  # fmt: skip
 
 
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def test_items_of_a_group_are_one_pid_with_its_name_and_others_stay_alone(tmp_path):
+    train = [item(1, group="Anna Ö"), item(2), item(3, group=" Anna  Ö "), item(4, group=" ")]
+    test = [item(5, group=7), item(6, group="7"), item(7, group=None)]
+    found = read(annotated(tmp_path, train=train, test=test))
+    assert found.images["pid"].tolist() == [0, 1, 0, 2, 3, 3, 4]
+    assert found.images["pid_name"].tolist() == ["Anna Ö", "", "Anna Ö", "", "7", "7", ""]
+    assert "group" not in found.images
+    assert "2 groups; 3 images are in none" in found.notes
+    assert "pid_name" not in read(annotated(tmp_path / "b", test=[item(1)])).images
+    prepared = prepare(tmp_path)
+    assert prepared.images["pid_name"].fillna("").tolist() == found.images["pid_name"].tolist()
+
+
+def test_a_group_stands_in_a_json_beside_the_image_with_and_without_a_text(tmp_path):
+    root = beside(tmp_path, {"train/a.png": "one", "train/b.png": {"caption": "b", "group": "g"},
+                             "test/c.png": "c"})  # fmt: skip
+    write(root / "train/a.json", {"group": "g"})
+    found = read(root)
+    assert found.images["pid"].tolist() == [0, 1, 1]
+    assert said(found, "train/a") == ["one"]
+
+
+def test_a_group_in_several_parts_is_a_leak_and_stays_in_test_or_else_in_train(tmp_path):
+    train = [item(1, group="x"), item(2, group="y"), item(3)]
+    val = [item(4, group="y"), item(5, group="x"), item(6, group="z")]
+    test = [item(7, group="x"), item(8)]
+    found = read(annotated(tmp_path, train, val, test))
+    assert found.images["image_id"].tolist() == ["i2", "i3", "i6", "i7", "i8"]
+    assert found.images.set_index("image_id")["partition"]["i7"] == "test"
+    aside = found.set_aside.set_index("path")
+    assert aside["row"].to_dict() == {"images/1.png": 1, "images/4.png": 1, "images/5.png": 2}
+    reasons = {1: "train: its group 'x' is that of item 1 of splits.test too",
+               5: "val: its group 'x' is that of item 1 of splits.test too",
+               4: "val: its group 'y' is that of item 2 of splits.train too"}  # fmt: skip
+    for number, start in reasons.items():
+        assert aside["reason"][f"images/{number}.png"].startswith(start)
+    assert "i1" not in set(found.captions["image_id"])
+
+
+def test_held_out_validation_draws_whole_groups(tmp_path):
+    train = [item(n, group=f"g{n // 4}") for n in range(1, 40)]
+    prepared = prepare(annotated(tmp_path, train, test=[item(40)], images=range(1, 41)))
+    assert len(prepared.val) >= 12 and not set(prepared.val["pid"]) & set(prepared.train["pid"])
+    assert (prepared.val.groupby("pid").size() >= 3).all()
+
+
+def test_published_validation_is_refused_for_captions_in_a_line(tmp_path):
+    root = annotated(tmp_path, test=[item(1)])
+    with pytest.raises(InputError, match="data.val published.*choose held_out") as error:
+        prepare(root, **{"data.val": "published"})
+    assert "\n" not in str(error.value)
+
+
 # --- what is set aside ----------------------------------------------------------------------------
 
 FLAWS = {
@@ -183,6 +239,8 @@ FLAWS = {
     "half a character": (item(2, caption="a \ud83d b"), "lone surrogate"),
     "an id that is true": (item(2, id=True), "id is neither a text nor a whole number"),
     "an id that is a list": (item(2, id=[1]), "id is neither"),
+    "a group that is true": (item(2, group=True), "group is neither a text nor a whole number"),
+    "a group that is a list": (item(2, group=["a"]), "group is neither"),
     "an empty id": (item(2, id=" "), "id is empty"),
     "a category that is a list": (item(2, category=["a"]), "category is no text"),
     "no object": ("images/2.png", "it is no object"),

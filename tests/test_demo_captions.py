@@ -64,9 +64,17 @@ def test_nobody_and_nothing_stands_in_two_parts(found, what):
     assert len(parts) == SETS[what][0] and (parts == 1).all()
 
 
+@pytest.mark.parametrize("what", SETS)
+def test_photographs_of_one_person_or_thing_are_one_pid(found, what):
+    images = found[what].images
+    assert (images["pid"] == pd.factorize(whose(images))[0]).all()
+    assert images["pid"].nunique() == SETS[what][0] == images["pid_name"].nunique()
+    assert not {"person", "group"} & set(images)
+
+
 def test_all_layouts_are_written(roots):
     kinds = {what: {path.suffix for path in root.rglob("*.*")} for what, root in roots.items()}
-    assert kinds["objects"] == {".jpg", ".txt"} and kinds["scenes"] == {".jpg", ".json"}
+    assert kinds["objects"] == {".jpg", ".txt", ".json"} and kinds["scenes"] == {".jpg", ".json"}
     for what in ("hands", "places"):
         splits = json.loads((roots[what] / "annotations.json").read_text("utf-8"))["splits"]
         assert list(splits) == PARTS
@@ -161,7 +169,7 @@ def of_params():
         draw = params.read("prepare_data", name).data.draw
         parts = demo_captions._parts(draw.people, draw.seed)
         if what == "hands":
-            people = zip(demo_captions.demo_hands._pids(draw.seed), parts, strict=False)
+            people = zip(demo_captions.demo_hands.pids(draw.seed), parts, strict=False)
             draws = (np.random.default_rng([draw.seed, 197, n]) for n in itertools.count())
             rows = [
                 (part, demo_captions._hand(one, draw.seed, next(draws)))

@@ -33,10 +33,11 @@ def leaks(prompts: pd.DataFrame, table: pd.DataFrame, how: PromptParams) -> pd.D
 def named(prompts: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
     """Whether each prompt holds its person's `pid` or `pid_name`, as a word of its own.
 
-    A pid is not looked for where every image has one of its own: then it counts images.
+    A pid is not looked for where it counts images or groups: where every image has one of its own,
+    or where most images have captions and a name of their person that does not hold it.
     """
     rows = {row["image_id"]: row for row in table.to_dict("records")}
-    counted = bool(table["pid"].is_unique)
+    counted = bool(table["pid"].is_unique) or _counts_groups(table)
     return pd.Series(
         [
             _names(prompt, rows[image], counted) if image in rows else False
@@ -47,13 +48,28 @@ def named(prompts: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
     )
 
 
+def _counts_groups(table: pd.DataFrame) -> bool:
+    if not {"caption", "pid_name"} <= set(table):
+        return False
+    names, pids = table["pid_name"].map(wording.text_of), table["pid"].map(wording.text_of)
+    held = [
+        pid in {number.lstrip("0") or "0" for number in re.findall(r"\d+", name)}
+        for name, pid in zip(names, pids, strict=True)
+        if name
+    ]
+    return 2 * sum(held) < len(held)
+
+
 def _names(prompt: str, row: dict[str, object], counted: bool) -> bool:
     pid, text = wording.text_of(row["pid"]), _plain(prompt)
+    name = wording.text_of(row.get("pid_name", ""))
+    numbers = {pid, name} if name.isdecimal() else {pid}
     for column, value in row.items():
-        if column not in (*wording.SILENT, *NAMES) and wording.text_of(value) == pid:
-            for said in (wording.phrase(column, pid), f"{_label(column)} {pid}"):
+        value = wording.text_of(value)
+        if column not in (*wording.SILENT, *NAMES) and value in numbers:
+            for said in (wording.phrase(column, value), f"{_label(column)} {value}"):
                 text = text.replace(_plain(said), " ")
-    name = _plain(wording.text_of(row.get("pid_name", "")))
+    name = _plain(name)
     numbers = {number.lstrip("0") for number in re.findall(r"\d+", text)}
     numbered = not counted and pid.lstrip("0") in numbers
     return numbered or (bool(name.strip()) and name in text)

@@ -24,7 +24,7 @@ BESIDE = (".txt", ".json")  # what may stand beside an image
 LARGEST = 1_000_000  # bytes of a text beside an image
 FIELDS = 50  # trait columns at the most, those that most items have
 RESERVED = {*COLUMNS, "image_path", "id", "captions", "prompt", "test_aspect", "role", "trial",
-            "gallery"}  # fmt: skip
+            "gallery", "group"}  # fmt: skip
 
 
 class Item(NamedTuple):
@@ -36,6 +36,7 @@ class Item(NamedTuple):
     image_id: str
     captions: list[str]
     category: str
+    group: str  # the person, place or thing that it shows; empty where none is given
     traits: dict[str, str]
 
     @property
@@ -88,9 +89,12 @@ def _suffix(name: str) -> str:
 
 
 def read(folder: Path, data: DataParams) -> Found:
-    """Read images and captions; every item is a pid of its own, from 0 in the order of image_id.
+    """Read images and captions; pids count from 0 in the order of image_id.
 
-    Of two items with one id or one image the first is kept: a train item before one of test.
+    Items of one `group` show the same person, place or thing: they are one pid, whose name is the
+    group. Every other item is a pid of its own. Of two items with one id or one image the first is
+    kept: a train item before one of test. Of a group in several parts the items of test are kept,
+    or, where none tests, those of train.
 
     Raises:
         InputError: the JSON of annotations cannot be read or has no `splits`, or no image of test
@@ -98,7 +102,8 @@ def read(folder: Path, data: DataParams) -> Found:
     """
     found, name = Found(), _annotations(folder, data)
     items = _annotated(folder, name, data, found) if name else _beside(folder, data, found)
-    items = sorted(_once(items, found), key=lambda item: item.image_id)
+    items = _apart(list(_once(items, found)), found)
+    items = sorted(items, key=lambda item: item.image_id)
     parts = Counter(item.part for item in items)
     if items and not parts["test"]:
         where = f"{name}: splits.test" if name else "test/"
@@ -112,8 +117,11 @@ def read(folder: Path, data: DataParams) -> Found:
             f"{len(traits)} other fields; taken are the {FIELDS} that most items have"
         )
     sorts = any(item.category for item in items)
-    for pid, item in enumerate(items):
+    grouped, pids = any(item.group for item in items), {}
+    for item in items:
+        pid = pids.setdefault((item.group, "" if item.group else item.image_id), len(pids))
         image = {"image_id": item.image_id, "path": item.path, "pid": pid, "aspect": "all"}
+        image |= {"pid_name": item.group} if grouped else {}
         image |= {"caption": item.captions[0], "partition": item.part}
         image |= {"category": item.category} if sorts else {}
         found.images.append(image | {field: item.traits.get(field, "") for field in kept})
@@ -121,6 +129,9 @@ def read(folder: Path, data: DataParams) -> Found:
     found.captions = pd.DataFrame(said, columns=["image_id", "caption"], dtype="str")
     counts = ", ".join(f"{parts[part]} of {part}" for part in PARTS)
     found.notes.append(f"{len(said)} captions of {len(items)} images: {counts}")
+    if grouped:
+        lone = sum(not item.group for item in items)
+        found.notes.append(f"{len(pids) - lone} groups; {lone} images are in none")
     return found
 
 
@@ -140,6 +151,25 @@ def _once(items: Iterator[Item], found: Found) -> Iterator[Item]:
             yield item
             continue
         found.aside.append((item.path, item.number, reason))
+
+
+def _apart(items: list[Item], found: Found) -> list[Item]:
+    """The items whose group stands in no part that goes before theirs: test, then train."""
+    first: dict[str, Item] = {}
+    for item in sorted(items, key=lambda item: ("test", "train", "val").index(item.part)):
+        first.setdefault(item.group, item)
+    kept = []
+    for item in items:
+        other = first[item.group]
+        if not item.group or item.part == other.part:
+            kept.append(item)
+            continue
+        reason = (
+            f"{item.part}: its group {item.group[:60]!r} is that of {other.where} too, and a group "
+            f"in {item.part} and {other.part} is a leak; give it to one part"
+        )
+        found.aside.append((item.path, item.number, reason))
+    return kept
 
 
 def _annotated(folder: Path, name: str, data: DataParams, found: Found) -> Iterator[Item]:
@@ -246,10 +276,8 @@ def _item(part: str, number: int | None, path: str, row: dict, lines: list[str])
     captions = [line for line in dict.fromkeys(map(_line, texts)) if _says(line)]
     if not captions:
         raise ValueError("caption is empty" if texts else "caption is missing")
-    given = row.get("id")
-    if isinstance(given, bool) or not isinstance(given, str | int | None):
-        raise ValueError("id is neither a text nor a whole number")
-    image_id = _stem(path) if given is None else _line(str(given))
+    own, group = _name(row, "id"), _name(row, "group")
+    image_id = _stem(path) if own is None else own
     if not image_id:
         raise ValueError("id is empty")
     category = row.get("category")
@@ -260,7 +288,15 @@ def _item(part: str, number: int | None, path: str, row: dict, lines: list[str])
         for field, value in row.items()
         if isinstance(value, str) and field.isidentifier() and field.casefold() not in RESERVED
     }
-    return Item(part, number, path, image_id, captions, _line(category or ""), traits)
+    return Item(part, number, path, image_id, captions, _line(category or ""), group or "", traits)
+
+
+def _name(row: dict, field: str) -> str | None:
+    """A text or whole number that calls something, as text."""
+    given = row.get(field)
+    if isinstance(given, bool) or not isinstance(given, str | int | None):
+        raise ValueError(f"{field} is neither a text nor a whole number")
+    return None if given is None else _line(str(given))
 
 
 def _line(text: str) -> str:

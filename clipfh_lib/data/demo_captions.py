@@ -35,7 +35,8 @@ def write(root: str | Path, draw: DrawParams, workers: int = 1) -> None:
 
     Args:
         root: folder to make; it appears when everything is drawn, and not otherwise. Hands and
-            places have annotations.json, objects a text beside each image, scenes a JSON.
+            places have annotations.json, objects a text and a JSON with the group beside each
+            image, scenes a JSON.
         draw: what; people: how many people or things; images: of each; size: width in pixels of
             4:3 pictures; seed: the same seed gives the same bytes.
         workers: processes that draw hands.
@@ -56,11 +57,10 @@ def write(root: str | Path, draw: DrawParams, workers: int = 1) -> None:
         for _, item in items:
             text = folder / item.pop("image_path")
             if draw.what == "objects":
-                text.with_suffix(".txt").write_bytes(
-                    "".join(f"{c}\n" for c in item["captions"]).encode()
-                )
-            else:
-                _json(text.with_suffix(".json"), item)
+                lines = "".join(f"{caption}\n" for caption in item["captions"])
+                text.with_suffix(".txt").write_bytes(lines.encode())
+                item = {"group": item["group"]}
+            _json(text.with_suffix(".json"), item)
 
 
 def _parts(count: int, seed: int) -> list[str]:
@@ -93,7 +93,7 @@ def _hands(
     folder: Path, draw: DrawParams, parts: list[str], workers: int
 ) -> Iterator[tuple[str, dict]]:
     """Draw the photographs; part and item of each, person by person."""
-    pids = demo_hands._pids(draw.seed)
+    pids = demo_hands.pids(draw.seed)
     part_of = dict(zip(pids, parts, strict=False))
     people = [list(_of_person(draw, pid)) for pid in part_of]
     (folder / "images").mkdir()
@@ -159,7 +159,7 @@ def _hand(photograph: Photograph, seed: int, draw: np.random.Generator) -> dict:
         "image_path": photograph.name,
         "captions": list(dict.fromkeys(said)),
         "category": f"{words['aspect']} {words['side']}",
-        "person": str(photograph.pid),
+        "group": f"person_{photograph.pid:07d}",
         **{name: value for name, value in row.items() if value not in ("", "none")},
     }
 
@@ -188,8 +188,9 @@ def _things(folder: Path, draw: DrawParams, parts: list[str]) -> Iterator[tuple[
     each = demo_things.pictures(draw.what, draw.people, draw.images, draw.seed)
     for number, picture in enumerate(each):
         part = parts[picture.thing]
-        stem = f"{draw.what[:-1]}_{picture.thing + 1:04d}_{number % draw.images + 1:02d}"
+        thing = f"{draw.what[:-1]}_{picture.thing + 1:04d}"
+        stem = f"{thing}_{number % draw.images + 1:02d}"
         path = f"{'images' if draw.what == 'places' else part}/{stem}.jpg"
         picture.paint(draw.size).save(folder / path, quality=QUALITY)
-        item = {"id": stem, "image_path": path, "captions": picture.captions}
+        item = {"id": stem, "image_path": path, "captions": picture.captions, "group": thing}
         yield part, item | {"category": picture.category} | picture.traits

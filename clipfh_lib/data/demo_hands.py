@@ -60,7 +60,7 @@ class Photograph:
     worn: bool = False
 
 
-def _pids(seed: int) -> Iterator[int]:
+def pids(seed: int) -> Iterator[int]:
     """Ids like the real ones: hundreds with gaps at 0, 500, 1000, 1500, in no order."""
     draw_from = np.random.default_rng([seed, 167])
     for block in itertools.count():
@@ -82,7 +82,7 @@ def table_11k(people: int, images: int, seed: int) -> list[Photograph]:
     if people < 1 or images < SESSIONS:
         raise ValueError(f"people={people} images={images}: at least 1 and {SESSIONS} are needed")
     photographs, number = [], 0
-    for pid in itertools.islice(_pids(seed), people):
+    for pid in itertools.islice(pids(seed), people):
         who = person(seed, pid)
         gaps = np.random.default_rng([seed, 173, pid])
         for session in range(SESSIONS):

@@ -228,42 +228,44 @@ def _contents(images: pd.DataFrame, root: str | Path) -> pd.Series:
 
 
 def _by_words(images: pd.DataFrame, split: pd.DataFrame, root: str | Path | None) -> Iterator[Row]:
-    """What makes images too easy, or impossible, to find by their words; an image is a pid."""
+    """What makes images too easy, or impossible, to find by their words.
+
+    Who or what an image shows is known where items have groups; else each image is a pid.
+    """
     learnt = images["image_id"].isin(split.loc[split["role"].isin(["train", "val"]), "image_id"])
     test, said = images[~learnt], images["caption"]
+
+    def counts(mask: pd.Series) -> tuple[int, int, int]:
+        return int(mask.sum()), test.loc[mask, "pid"].nunique(), int(mask.sum())
+
     name = "image on both sides"
     if root is None:
         yield name, "not checked: no folder given", 0, 0, 0, "pass the root"
     else:
         alike = _contents(images, root)
-        both = len(test[alike[~learnt].isin(alike[learnt])])
+        both = alike[~learnt].isin(alike[learnt])
         finding = "test images with the content of one in train or val"
-        yield name, finding, both, both, both, "INVALID: remove them" if both else "nothing to do"
-        double = int(alike[~learnt].duplicated(keep=False).sum())
+        verdict = "INVALID: remove them" if both.any() else "nothing to do"
+        yield name, finding, *counts(both), verdict
+        double = alike[~learnt].duplicated(keep=False)
         finding = "test images with the content of another test image"
         verdict = "a wrong answer may be the right picture: remove the doubles"
-        yield (
-            "doubled files",
-            finding,
-            double,
-            double,
-            double,
-            verdict if double else "nothing to do",
-        )
-    known = int(said[~learnt].isin(said[learnt]).sum())
-    verdict = "learnt by heart they are no test of words: count them apart" if known else ""
+        verdict = verdict if double.any() else "nothing to do"
+        yield "doubled files", finding, *counts(double), verdict
+    known = said[~learnt].isin(said[learnt])
+    verdict = "learnt by heart they are no test of words: count them apart" if known.any() else ""
     finding = "test images whose first caption is that of a train or val image"
-    yield "caption on both sides", finding, known, known, known, verdict or "nothing to do"
-    shared = int(said[~learnt].duplicated(keep=False).sum())
-    verdict = "each of them is a right answer; read recall@k beside hit@k" if shared else ""
+    yield "caption on both sides", finding, *counts(known), verdict or "nothing to do"
+    shared = said[~learnt].duplicated(keep=False)
+    verdict = "each of them is a right answer; read recall@k beside hit@k" if shared.any() else ""
     finding = "test images that share their first caption with another"
-    yield "shared captions", finding, shared, shared, shared, verdict or "nothing to do"
+    yield "shared captions", finding, *counts(shared), verdict or "nothing to do"
     if "width" in images:
         size = images["width"].astype(str) + " x " + images["height"].astype(str)
         finding = f"sizes in pixels: {', '.join(size.value_counts().index[:5])}"
         verdict = "data.resize says how each is brought to the model's" * (size.nunique() > 1)
-        counts = size.nunique(), len(images), len(images)
-        yield "mixed resolutions", finding, *counts, verdict or "nothing to do"
+        number, people = size.nunique(), images["pid"].nunique()
+        yield "mixed resolutions", finding, number, people, len(images), verdict or "nothing to do"
 
 
 def _small_groups(images: pd.DataFrame, split: pd.DataFrame) -> Iterator[Row]:
