@@ -146,13 +146,36 @@ def test_v4_says_columns_by_name_and_the_description_last(garments):
 
 
 def test_descriptions_are_said_as_they_are_and_with_metadata(garments):
-    assert said(garments, strategy="v1", described=["{caption}", "{category}"]) == [
+    assert said(garments, strategy="v1", described=["{caption}"]) == [
         "A long dress.", "A long dress.", "", "Cropped, in cotton"
     ]  # fmt: skip
     assert said(garments, traits=["category", "color"])[::3] == [
         "A long dress, category Dresses, color navy; white",
         "Cropped, in cotton, category Tees, color red",
     ]
+
+
+def test_v1_and_v2_say_the_first_template_that_an_image_has_all_fields_of(garments):
+    templates = ["A {material} {color} thing", "In {color}", "{caption}", "One of {category}"]
+    expected = ["In navy; white", "In blue", "One of Tees", "In red"]
+    assert said(garments, strategy="v1", described=templates) == expected
+    assert said(garments, strategy="v2", described=templates, traits=["category"]) == [
+        "In navy; white, category Dresses", "In blue, category Dresses", "One of Tees",
+        "In red, category Tees",
+    ]  # fmt: skip
+    captions = pd.DataFrame([("b_1", "One"), ("b_1", "Two")], columns=NONE.columns)
+    found = wording.generate(garments, captions, PromptParams(described=templates))
+    assert found.query("image_id == 'b_1'")["prompt"].tolist() == ["One", "Two"]
+    hands = pd.concat([one_hand(), one_hand(ring="index").assign(image_id="i")])
+    assert said(hands, hands=["Ring: {ring}", "{side} hand"]) == ["right hand", "Ring: index"]
+
+
+@pytest.mark.parametrize("strategy", ["v1", "v2"])
+def test_templates_none_of_which_an_image_can_fill_stop_with_the_first_field(garments, strategy):
+    with pytest.raises(InputError, match=r"prompts.described: no image has \{material\}"):
+        said(garments, strategy=strategy, described=["{material}", "{side} of {category}"])
+    with pytest.raises(InputError, match=r"prompts.described: no image has \{side\}"):
+        said(garments, strategy="v3", described=["{category}", "{side} of {category}"])
 
 
 def test_each_of_several_captions_is_a_prompt_and_the_table_has_the_last_word(garments):
@@ -192,10 +215,10 @@ def test_a_field_is_a_plain_name(field):
         PromptParams(written=[WrittenPrompt(where={"pid": "1"}, prompt=f"A {{{field}}}")])
 
 
-def test_a_trait_that_no_image_has_is_told_with_the_nearest(hands, caplog):
-    said(hands, traits=["skin_colour", "gender"])
+def test_traits_that_no_image_has_are_told_in_one_line_with_the_nearest(hands, caplog):
+    said(hands, traits=["skin_colour", "gender", "polnish", "skin_colour"])
     assert [r.getMessage() for r in caplog.records] == [
-        "prompts.traits: no image has skin_colour; the nearest that is: skin_color"
+        "prompts.traits: no image has skin_colour (nearest: skin_color), polnish (nearest: polish)"
     ]
 
 
@@ -230,6 +253,14 @@ def test_a_written_prompt_also_replaces_the_structured_one_and_numbers_are_compa
     assert said(table, hands=["A {ring}"], written=[entry]) == ["Mine"]  # no template is needed
     other = entry | {"where": {"age": "43", "accessories": "1"}}
     assert said(table, strategy="v4", written=[other])[0].startswith("aspect: dorsal")
+
+
+def test_a_written_prompt_whose_field_an_image_lacks_is_passed_over_for_the_next():
+    table = pd.concat([one_hand(ring="index"), one_hand(ring="none").assign(image_id="i")])
+    written = [{"where": {"pid": "7"}, "prompt": "Ring: {ring}"},
+               {"where": {"pid": "7"}, "prompt": "Mine"}]  # fmt: skip
+    assert said(table, written=written) == ["Ring: index", "Mine"]
+    assert said(table, written=written[:1])[1].startswith("A dorsal right hand")
 
 
 def test_an_unknown_column_of_a_written_prompt_stops_with_the_nearest(hands):
@@ -280,6 +311,17 @@ def test_texts_that_name_their_person_are_found_wherever_they_come_from(garments
         "false", 2, "Dress of ID 00000001",
     ]]  # fmt: skip
     assert "2 of 5 prompts name their person" in caplog.text
+
+
+def test_groups_of_captions_are_named_by_their_name_and_not_by_their_count():
+    rows = {"image_id": list("abcd"), "pid": [0, 0, 1, 2], "caption": "x", "aspect": "all",
+            "pid_name": ["Anna", "Anna", "43", ""], "years": ["", "", "43", ""]}  # fmt: skip
+    texts = {"a": "0 rings", "b": "hand of anna", "c": "1 ring, years 43", "d": "2 rings"}
+    prompts = pd.DataFrame(texts.items(), columns=["image_id", "prompt"])
+    told = agreement.named(prompts, pd.DataFrame(rows))
+    assert told.tolist() == [False, True, False, False]
+    prompts.loc[2, "prompt"] = "hand 43"
+    assert agreement.named(prompts, pd.DataFrame(rows)).tolist() == [False, True, True, False]
 
 
 def test_prompts_that_name_nobody_are_not_flagged(hands, caplog):

@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 def generate(table: pd.DataFrame, captions: pd.DataFrame, how: PromptParams) -> pd.DataFrame:
     """Prompts of all images; several of an image by v3, and where it has several captions.
 
-    v1 fills one fixed template; v2 adds the columns of `how.traits`; v3 does so with every
-    template; v4 says the same as "aspect: dorsal; side: right; ...". Where the aspect is known the
-    templates are `how.hands`, else `how.described`. A template with a field that a row lacks is
-    passed over for that row. `how.written` goes before, `how.file` replaces all.
+    v1 fills the first template whose fields the row has; v2 adds the columns of `how.traits`; v3
+    does so with every such template; v4 says the same as "aspect: dorsal; side: right; ...". Where
+    the aspect is known the templates are `how.hands`, else `how.described`. `how.written` goes
+    before, `how.file` replaces all.
 
     Args:
         table: images table.
@@ -47,8 +47,8 @@ def generate(table: pd.DataFrame, captions: pd.DataFrame, how: PromptParams) -> 
         has one row with an empty prompt, for `clean` to count.
 
     Raises:
-        InputError: a field that no image has; an unknown column in `how.written`; a file that
-            cannot be used.
+        InputError: a field that no image has (v1 and v2: and no other template can be used); an
+            unknown column in `how.written`; a file that cannot be used.
     """
     if how.file is not None:
         return _of_file(table, files.resolve(how.file), how.file)
@@ -57,10 +57,9 @@ def generate(table: pd.DataFrame, captions: pd.DataFrame, how: PromptParams) -> 
     said = captions.groupby("image_id")["caption"].agg(list).to_dict()
     known = {name for row in rows for name in row} | ({"caption"} if said else set())
     written = _written(table, how, known)
-    for column in how.traits:
-        if column not in known:
-            near = nearest(column, sorted(known))
-            log.warning("prompts.traits: no image has %s; the nearest that is: %s", column, near)
+    if lacking := [column for column in dict.fromkeys(how.traits) if column not in known]:
+        told = [f"{column} (nearest: {nearest(column, sorted(known))})" for column in lacking]
+        log.warning("prompts.traits: no image has %s", ", ".join(told))
     _check_templates(rows, written, how, known)
     found = []
     for image, pid, row, own in zip(table["image_id"], table["pid"], rows, written, strict=True):
@@ -107,7 +106,10 @@ def worn(column: str, text: str) -> str:
 
 
 def _written(table: pd.DataFrame, how: PromptParams, known: set[str]) -> list[list[str]]:
-    """Prompts written by hand that fit each image, the first that fits first."""
+    """Prompts written by hand that fit each image, the first that fits first.
+
+    One whose template has a field that the image lacks is passed over for the next.
+    """
     found: list[list[str]] = [[] for _ in range(len(table))]
     for entry in how.written:
         fits = pd.Series(True, table.index)
@@ -127,7 +129,10 @@ def _written(table: pd.DataFrame, how: PromptParams, known: set[str]) -> list[li
 def _check_templates(
     rows: list[dict], written: list[list[str]], how: PromptParams, known: set[str]
 ) -> None:
-    """Refuse templates with a field that none of the images has that they are meant for."""
+    """Refuse templates with a field that none of the images has that they are meant for.
+
+    Of v1 and v2, which take the first that can be filled, only if none can.
+    """
     if how.strategy == "v4":
         return
     for name in ("hands", "described"):
@@ -138,7 +143,10 @@ def _check_templates(
         ]
         if mine:
             has = {field for row in mine for field in row} | ({"caption"} & known)
-            _check_fields(_templates(how, name == "hands"), name, has)
+            templates = getattr(how, name)
+            usable = any(has.issuperset(fields(template, "")) for template in templates)
+            if how.strategy == "v3" or not usable:
+                _check_fields(templates, name, has)
 
 
 def _check_fields(templates: Sequence[str], name: str, known: set[str]) -> None:
@@ -149,11 +157,6 @@ def _check_fields(templates: Sequence[str], name: str, known: set[str]) -> None:
                     f"prompts.{name}: no image has {{{field}}} of {template!r}; "
                     f"known: {', '.join(sorted(known)) or 'nothing'}"
                 )
-
-
-def _templates(how: PromptParams, of_hands: bool) -> list[str]:
-    templates = how.hands if of_hands else how.described
-    return templates if how.strategy == "v3" else templates[:1]
 
 
 def _prompts(row: dict[str, str], own: list[str], how: PromptParams) -> Iterator[str]:
@@ -167,13 +170,15 @@ def _prompts(row: dict[str, str], own: list[str], how: PromptParams) -> Iterator
         if text := _structured(row, how):
             yield text
         return
-    for template in _templates(how, "aspect" in row):
+    for template in how.hands if "aspect" in row else how.described:
         named = set(fields(template, ""))
         if row.keys() >= named:
             columns = [] if how.strategy == "v1" else [c for c in how.traits if c not in named]
             more = _phrases(row, columns)
             text = template.format_map(row)
             yield ", ".join([text.rstrip(" .,;") if more else text, *more])
+            if how.strategy != "v3":
+                return
 
 
 def _phrases(row: dict[str, str], columns: Sequence[str]) -> list[str]:
