@@ -101,6 +101,13 @@ def test_only_attributes_of_a_list_change_places_and_the_sentence_before_them_st
         "A garment (red, long, warm)",
         "A man walks, having eaten far too much of it all today, slowly",
         "A hand, dark skin",
+        "A street, a red car, a dog behind it, a tree",
+        "A table, on it a cup, left of it a plate",
+        "A man, his dog, a red hat",
+        "Two dogs, a cat, one black, the other white",
+        "A table, a cup, a plate behind",
+        "A house, a man, a dog that barks",
+        "A wall, a shelf, there a clock, below a lamp",
     ],
 )
 def test_what_is_no_plain_list_keeps_its_order(text):
