@@ -51,13 +51,13 @@ class PromptParams(Frozen):
     """From a row of the images table to its prompts; see data.wording."""
 
     strategy: Literal["v1", "v2", "v3", "v4"] = "v2"
-    hands: list[str] = Field(  # templates where the aspect is known; v1 and v2 take the first
+    hands: list[str] = Field(  # templates where the aspect is known; v1, v2: the first that fits
         ["A {aspect} {side} hand {accessories} accessories"], min_length=1
     )
     described: list[str] = Field(["{caption}"], min_length=1)  # where the data set brings words
     traits: list[str] = []  # columns that v2 to v4 say too, where the data set has them
     name_people: bool = False  # {pid} and {pid_name} may stand in a template: leaks identity
-    written: list[WrittenPrompt] = []  # the first that fits replaces the templates
+    written: list[WrittenPrompt] = []  # the first whose fields are there replaces the templates
     least_images: PositiveInt = 2  # who has fewer is left out of the training
     file: str | None = None  # prompts.csv of an earlier run, or one's own: image_id, prompt
 
@@ -155,6 +155,12 @@ class NegativesParams(Frozen):
     count: PositiveInt = 3  # of each anchor
 
 
+class SearchPrompts(PromptParams):
+    """Prompts where an image may stand alone."""
+
+    least_images: PositiveInt = 1
+
+
 class TextToImageParams(Common):
     """08_text_to_image."""
 
@@ -171,7 +177,7 @@ class TextToImageParams(Common):
     freeze_image_encoder: bool = False
     freeze_text_encoder: bool = False
     freeze_projections: bool = False
-    prompts: PromptParams = PromptParams(least_images=1)
+    prompts: SearchPrompts = SearchPrompts()
     vary: VaryParams = VaryParams()
     embed: EmbedParams = EmbedParams()
     loader: LoaderParams = LoaderParams()
