@@ -206,6 +206,10 @@ class TextToImageParams(Common):
                 f"fit.batch_size {size} holds no anchor with negatives.count {group - 1} negatives"
             )
         fit = self.fit
+        if self.evaluation.rerank is not None:
+            raise ValueError(
+                "evaluation.rerank compares images with images; searching by texts has none of it"
+            )
         if self.data.val == "published" and fit.best_by != "last":
             raise ValueError(
                 f"fit.best_by {fit.best_by} with data.val published: those people are trained on; "

@@ -1,5 +1,7 @@
 """Text to image: batches, mining, own losses and data, resume, and that it learns."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,7 @@ from clipfh_lib.reports import beside as recipes_beside
 from clipfh_lib.schema import DataParams, EmbedParams
 
 SMALL = {"fit.epochs": 3, "fit.batch_size": 8, "model.name": "tiny_search", "device": "cpu"}
+SMALL |= {"fit.precision": "32", "fit.lr_text": None}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,7 +90,8 @@ class Fit:
         p, run = self.p, runs.start("08_text_to_image", self.p, outputs)
         check = training.Check(measure, p.fit.best_by, p.fit.eval_every, p.fit.patience)
         make = text_to_image.loader(self.method, data or self.data)
-        what = runs.fit_content(p, "s", text_to_image, prompts=self.train.sha256)
+        more = {"prompts": self.train.sha256, "own_loss": self.method.loss_sha256}
+        what = runs.fit_content(p, "s", text_to_image, **more)
         names = list(self.train.table["image_id"])
         try:
             history = training.fit(self.method, make, run, what, p.fit, "cpu", check, names)
@@ -297,6 +301,49 @@ def test_ones_own_loss_and_ones_own_data_go_through_the_one_fit(hands):
     assert (run.folder / "checkpoints" / "best.safetensors").is_file()
 
 
+def apart(images, texts, ids):
+    return (normalize(images) - normalize(texts)).square().sum(dim=1).mean()
+
+
+def test_weights_of_the_recipes_loss_are_not_those_of_ones_own_nor_the_other_way(hands, state):
+    p = read(fit__lr=1e-3, fit__epochs=1, fit__best_by="last", dataset_type="standard")
+    run, first = Fit(hands, p).run()
+    weights = state(run)
+    again, _ = Fit(hands, p).run()
+    assert state(again) == weights
+    run, history = Fit(hands, p, loss=apart).run()
+    assert history["train/loss"][0] != first["train/loss"][0] and state(run) != weights
+    run, history = Fit(hands, p).run()
+    assert history["train/loss"][0] == first["train/loss"][0] and state(run) == weights
+
+
+def test_the_key_of_ones_own_loss_is_its_source_and_the_numbers_that_it_reads(hands):
+    def of(loss):
+        return Fit(hands, read(), loss=loss).method.loss_sha256
+
+    def scaled(factor):
+        return lambda images, texts, ids: factor * apart(images, texts, ids)
+
+    keys = [of(scaled(2)), of(scaled(3)), of(apart), of(partial(apart, ids=None))]
+    assert of(None) == "" and len({*keys, ""}) == 5 and of(scaled(2)) == keys[0]
+    with pytest.raises(InputError, match="loss: its source cannot be read"):
+        of(torch.nn.Identity())
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_captions_of_ones_own_data_are_mirrored_if_it_says_how(hands, own):
+    fit = Fit(hands, read(fit__augment__flip=0.5, dataset_type="standard"))
+    noise = Noise(len(fit.train.groups))
+    if own:
+        noise.turned = prompts.tokens([f"thing mirrored {row}" for row in range(noise.count)])
+    batches = list(text_to_image.loader(fit.method, lambda epoch: noise)(0))
+    rows, texts = (torch.cat([getattr(b, name) for b in batches]) for name in ("rows", "texts"))
+    plain = (texts == noise.words[rows]).all(dim=1)
+    assert plain.all() == (not own)
+    if own:
+        assert torch.equal(texts[~plain], noise.turned[rows][~plain]) and plain.any()
+
+
 # --- resume ---------------------------------------------------------------------------------------
 
 
@@ -354,6 +401,85 @@ def test_validation_is_what_the_test_will_be_and_the_loss_of_shuffled_pairs(hand
     assert 0.1 < found["loss"] < 10 and set(found) == {*expected, "loss"}
 
 
+def test_without_validation_images_the_last_epoch_is_kept_or_the_fix_is_told(hands):
+    fit = Fit(hands, read(fit__epochs=1, fit__best_by="last"))
+    table = fit.val.table
+    silent = pd.DataFrame({"image_id": ["of another"], "prompt": ["A hand"]})
+    said = told_apart(table)
+    for images, words in ((table.head(0), said), (table, silent)):
+        fit.val = text_to_image.validation_pairs(images, words, "last")
+        assert text_to_image.measure(fit.method, fit.val, fit.root)() == {}
+        assert len(files.digest([fit.val.sha256])) == 64
+    _, history = fit.run()
+    assert not [name for name in history if name.startswith("val/")]
+    with pytest.raises(InputError, match="data.val: the split keeps nobody.*take fit.best_by last"):
+        text_to_image.validation_pairs(table.head(0), said, "mAP")
+    with pytest.raises(InputError, match="data.val: no prompt is of its images"):
+        text_to_image.validation_pairs(table, silent, "loss")
+    found = text_to_image.validation_pairs(table, said, "last")
+    assert found.sha256 == pairs.make(table, said).sha256
+
+
+def test_the_epoch_with_the_best_recall_at_1_is_kept_if_that_is_asked_for(hands):
+    fit = Fit(hands, read(fit__epochs=3, fit__lr=1e-3, fit__best_by="recall@1"))
+    values = iter([0.2, 0.5, 0.1])
+    step = fit.encoder.state_dict
+    seen = []
+    plain = text_to_image.measure(fit.method, fit.val, fit.root)
+
+    def told():
+        seen.append({name: value.clone() for name, value in step().items()})
+        return plain() | {"recall@1": next(values)}
+
+    check = training.Check(told, "recall@1", 1, 5)
+    p, run = fit.p, runs.start("08_text_to_image", fit.p, "outputs")
+    what = runs.fit_content(p, "s", text_to_image)
+    training.fit(fit.method, fit.loader, run, what, p.fit, "cpu", check)
+    run.finish()
+    kept = fit.encoder.state_dict()
+    assert run.facts["best_epoch"] == 1
+    assert all(torch.equal(kept[name], value) for name, value in seen[1].items())
+    assert not all(torch.equal(kept[name], value) for name, value in seen[2].items())
+
+
+# --- who trains -----------------------------------------------------------------------------------
+
+
+def test_people_with_few_images_that_have_a_prompt_do_not_train(hands):
+    table = hands[1]
+    first, second = sorted(table["pid"].unique())[:2]
+    said = told_apart(table)
+    own = said["image_id"].isin(table.loc[table["pid"] == first, "image_id"])
+    said = said[~own | (own.cumsum() == 1)]  # all but one of the first lost theirs in cleaning
+    p = read(prompts__least_images=2)
+    kept, alone = text_to_image.training_pairs(table, said, p.prompts.least_images)
+    assert alone.to_dict("list") == {"pid": [first], "images": [1]}
+    assert second in set(kept.table["pid"]) and first not in set(kept.table["pid"])
+    every, none = text_to_image.training_pairs(table, said, read().prompts.least_images)
+    assert first in set(every.table["pid"]) and none.empty
+    with pytest.raises(InputError, match=r"least_images 99: nobody has .* the most are \d+;"):
+        text_to_image.training_pairs(table, said, 99)
+    with pytest.raises(InputError, match=r"none of the \d+ training images has one"):
+        text_to_image.training_pairs(table, said.head(0), 1)
+
+
+def test_a_single_image_of_its_own_trains_also_where_other_prompts_are_asked_for():
+    assert read(prompts__strategy="v4").prompts.least_images == 1
+    assert read().prompts.least_images == 1
+
+
+def test_a_group_of_most_images_is_told(hands):
+    table = hands[1].head(20)
+    apart = told_apart(table)
+    line = text_to_image.grouped(pairs.make(table, apart))
+    assert line.endswith("20 groups of images that share a text, the largest of 1")
+    apart.iloc[:11, 1] = "A hand"
+    line = text_to_image.grouped(pairs.make(table, apart))
+    assert "10 groups" in line and "the largest of 11, more than half: few negatives" in line
+    apart.iloc[10, 1] = "Another hand"
+    assert "few negatives" not in text_to_image.grouped(pairs.make(table, apart))
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -380,6 +506,7 @@ def test_what_cannot_be_trained_is_told_before_the_fit(hands):
         ({"fit__schedule": "plateau", "fit__warmup": 0}, "make step smaller"),
         ({"fit__schedule": "multistep"}, "multistep needs fit.milestones"),
         ({"data__val": "published"}, "those people are trained on"),
+        ({"evaluation__rerank": {"k1": 5}}, "evaluation.rerank compares images with images"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(own, message):
@@ -457,41 +584,128 @@ def test_a_sheet_of_negatives_shows_the_own_image_first_and_then_what_is_mined(h
     assert shown["similarity"].to_numpy() == pytest.approx((images * texts).sum(axis=1), abs=1e-5)
 
 
+@pytest.mark.parametrize("mine", ["semantic", "random"])
+def test_a_sheet_of_negatives_looks_through_a_spread_of_images_alone(hands, monkeypatch, mine):
+    monkeypatch.setattr(text_to_image, "LOOKED", 10)
+    fit = Fit(hands, read(negatives__mine=mine))
+    shown = text_to_image.examples(fit.method, fit.data, fit.train, anchors=4, others=9)
+    spread = np.linspace(0, len(fit.train.table) - 1, 10).round().astype(int)
+    allowed = set(fit.train.table["path"].iloc[spread])
+    assert set(shown["path"]) == allowed and len(shown) == 40
+    first = shown[shown["rank"] == 1]
+    own = dict(zip(fit.train.table["path"], told_apart(fit.train.table)["prompt"], strict=True))
+    assert first["sentence"].tolist() == [own[path] for path in first["path"]]
+
+
 def ended(p, ranks, split="s"):
-    """A finished run of p that keeps these ranks."""
+    """A finished run of p that keeps these ranks; its folder."""
     run = runs.start("08_text_to_image", p, "outputs")
-    run.save_table("ranks", ranks.assign(weights="trained"))
+    run.save_table("ranks", ranks)
     run.record(split_sha256=split)
     run.finish()
+    return run.folder
 
 
-def test_a_run_stands_beside_those_of_other_recipes_and_names_the_missing_ones(hands):
+@pytest.fixture(scope="module")
+def ranked(hands):
+    """Noise -> ranks before (much noise) and after training, 24 images with a text each."""
     draw = np.random.default_rng(0)
     table = hands[1].iloc[:24]
     said = pairs.make(table, told_apart(table))
 
-    def ranks(noise):
+    def of(noise, weights):
         texts = draw.standard_normal((24, 8))
         images = texts[said.ids] + noise * draw.standard_normal((24, 8))
-        return text_image.evaluate(images, texts, said, "trained", resamples=50)
+        return text_image.evaluate(images, texts, said, weights, resamples=50).ranks
 
-    mine, good, bad = ranks(0.8), ranks(0.01), ranks(9)
+    return lambda noise: pd.concat([of(noise, "trained"), of(2, "untrained")], ignore_index=True)
+
+
+def of_text(table, kind):
+    """mAP, text to image, by recipe."""
+    rows = table[(table["compared"] == kind) & (table["direction"] == "text_image")]
+    return rows[rows["metric"] == "mAP"].set_index("recipe")
+
+
+def test_a_run_stands_beside_those_of_other_recipes_and_names_the_missing_ones(ranked):
+    mine, good, bad = ranked(0.8), ranked(0.01), ranked(9)
     p = read()
-    none = beside.compare(p, mine.ranks, "s", "outputs")
-    assert len(none) == 4 and "difference" not in none
-    assert recipes_beside.printed(none)["this run ahead by"].str.startswith("not run yet").all()
+    none = beside.compare(p, mine, "s", "outputs")
+    assert none.groupby("recipe").size().to_dict() == dict.fromkeys(beside.RECIPES, 1) | {
+        "default": 8}  # fmt: skip
+    said = recipes_beside.printed(none).set_index("recipe")["points"]
+    assert said["default"] == "gained over its start"
+    assert said[list(beside.RECIPES)].str.startswith("not run yet; run this").all()
     for recipe, found in (("info_nce", good), ("random_negatives", bad)):
-        ended(read(recipe), found.ranks)
-    table = beside.compare(p, mine.ranks, "s", "outputs")
+        ended(read(recipe), found)
+    table = beside.compare(p, mine, "s", "outputs")
     assert table.groupby("recipe").size().to_dict() == {
-        "contrastive": 1, "triplet": 1, "info_nce": 8, "random_negatives": 8}  # fmt: skip
-    text = table[(table["direction"] == "text_image") & (table["metric"] == "mAP")]
-    text = text.set_index("recipe")
-    assert text.loc["info_nce", "high"] < 0 < text.loc["random_negatives", "low"]
-    assert text.loc["random_negatives", "negatives"] == "random, 3"
-    assert text.loc["info_nce", "negatives"] == "none"
+        "default": 8, "contrastive": 1, "triplet": 1, "info_nce": 16, "random_negatives": 16
+    }  # fmt: skip
+    lead, gain = of_text(table, "lead"), of_text(table, "gain")
+    assert lead.loc["info_nce", "high"] < 0 < lead.loc["random_negatives", "low"]
+    assert lead.loc["random_negatives", "negatives"] == "random, 3"
+    assert lead.loc["info_nce", "negatives"] == "none"
+    mAP = {}
+    for recipe, ranks in {"default": mine, "info_nce": good, "random_negatives": bad}.items():
+        found = text_image.summarise(ranks, 50).metrics
+        found = found[(found["direction"] == "text_image") & (found["metric"] == "mAP")]
+        mAP[recipe] = found.set_index("weights")["value"]
+    for recipe, own in mAP.items():
+        assert gain.loc[recipe, "difference"] == pytest.approx(own["trained"] - own["untrained"])
+        if recipe != "default":
+            ahead = mAP["default"]["trained"] - own["trained"]
+            assert lead.loc[recipe, "difference"] == pytest.approx(ahead)
+    assert gain.loc["info_nce", "low"] > 0
     shown = recipes_beside.printed(table, "demo")
-    assert shown["mAP"].str.endswith("*").sum() == 2 and len(shown) == 4
-    assert shown["this run ahead by"].str.contains("recipe = 'triplet'").sum() == 1
-    with pytest.raises(InputError, match="is of another split of the data; run it again"):
-        beside.compare(p, mine.ranks, "t", "outputs")
+    assert shown["points"].tolist() == [
+        "gained over its start",
+        *[
+            f"not run yet; run this notebook with recipe = '{r}'"
+            for r in ("contrastive", "triplet")
+        ],
+        *["gained over its start", "this run ahead by"] * 2,
+    ]
+    assert shown["mAP"].str.contains("[", regex=False).sum() == 5
+
+
+@pytest.mark.parametrize(
+    "own, other, why",
+    [
+        ({"fit__batch_size": 3, "negatives__count": 1}, "contrastive", ""),
+        ({"fit__batch_size": 3}, "contrastive", "fit.batch_size 3 holds no anchor"),
+        ({"negatives__count": 40}, "contrastive", "fit.batch_size 8 holds no anchor"),
+    ],
+)
+def test_a_recipe_that_refuses_the_overrides_is_a_line_and_no_error(ranked, own, other, why):
+    recipe = "triplet" if why.startswith("fit.batch_size 3") else "info_nce"
+    table = beside.compare(read(recipe, **own), ranked(1), "s", "outputs")
+    said = table.set_index("recipe")["why"]
+    assert said[other].startswith(why or "not run yet") and (said[recipe] == "").all()
+    assert recipes_beside.printed(table)["points"].str.contains(why or "not run yet").any()
+
+
+def test_a_run_that_cannot_be_compared_is_a_line_that_says_why(ranked):
+    p, mine = read(), ranked(1)
+    ended(read("contrastive"), mine, split="another")
+    fewer = mine[mine["query"] != mine["query"].iloc[0]]
+    ended(read("triplet"), fewer)
+    damaged = ended(read("info_nce"), mine)
+    (damaged / "ranks.csv").write_text("weights,direction\n")
+    torn = ended(read("random_negatives"), mine)
+    (torn / "manifest.json").write_text("{")
+    said = beside.compare(p, mine, "s", "outputs").set_index("recipe")["why"]
+    assert said["contrastive"] == "of another split of the data; run it again"
+    assert "do not search by the same texts and images" in said["triplet"]
+    assert "ranks.csv is not what its manifest says; run it again" in said["info_nce"]
+    assert "manifest.json is damaged" in said["random_negatives"]
+    assert (said["default"] == "").all() and len(said["default"]) == 8
+
+
+def test_an_image_id_of_digits_is_compared_as_it_is_written(ranked):
+    mine = ranked(1)
+    number = {name: f"{place:04d}" for place, name in enumerate(mine["query"].unique())}
+    mine = mine.assign(query=mine["query"].map(number))
+    ended(read("info_nce"), mine)
+    lead = of_text(beside.compare(read(), mine, "s", "outputs"), "lead")
+    assert lead.loc["info_nce", "difference"] == 0

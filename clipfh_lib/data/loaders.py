@@ -82,6 +82,7 @@ class Augmented(Dataset):
     """Images of one epoch, each changed as (seed, epoch, row) decide; see transforms.augment.
 
     Args:
+        data: where it has `turned`, as `Captioned` has, mirrored images have those words.
         device: where the pixels are changed, and stay: a GPU does it in a fraction of the time.
     """
 
@@ -104,9 +105,10 @@ class Augmented(Dataset):
         batch = self.data[rows]
         pixels = batch.pixels.to(self.device)
         drawn = transforms.draws(*self.draw, rows)
-        if isinstance(self.data, Captioned):  # what is said of left and right shall stay true
+        turned = getattr(self.data, "turned", None)
+        if turned is not None:  # what is said of left and right shall stay true
             mirrored = torch.from_numpy(transforms.mirrored(self.how, drawn))[:, None]
-            texts = torch.where(mirrored, self.data.turned[rows], batch.texts)
+            texts = torch.where(mirrored, turned[rows], batch.texts)
             batch = batch._replace(texts=texts)
         return batch._replace(pixels=transforms.augment(pixels, self.how, drawn))
 
