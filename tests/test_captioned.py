@@ -537,6 +537,15 @@ def test_what_01_shows_of_it_names_no_people_and_says_the_captions(tmp_path):
     sample = tables.sample(prepared.images)
     assert len(sample) == 8 and sample["image_id"].is_unique
     pixels = np.zeros((8, 9, 12, 3), np.uint8)
+    lists["test"] = [row | {"group": "g" if row["id"] in ("i8", "i9") else None}
+                     for row in lists["test"]]  # fmt: skip
+    grouped = prepare(annotated(tmp_path / "grouped", **lists))
+    sizes = tables.split_sizes(grouped.split)
+    assert sizes.loc["all"].to_dict() == {
+        "train images": 5, "train people": 5, "val images": 2, "val people": 2,
+        "gallery default images": 5, "gallery default people": 4,
+    }  # fmt: skip
+    assert tables.counts(grouped.images).iloc[0].to_dict() == {"all: images": 12, "all: people": 11}
     look = {"group": None, "captions": "caption", "columns": 4}
     sheet = pictures.image_grid(sample, pixels, "demo_captions", **look)
     texts = [text.get_text() for axes in sheet.axes for text in axes.texts]

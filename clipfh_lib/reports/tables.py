@@ -430,17 +430,15 @@ def split_sizes(split: pd.DataFrame, dataset: str = "", limited: bool = False) -
     Returns:
         Index: the test aspect (`all` where a data set has but one kind of picture). Columns:
         images and people of train, val, query and each gallery (mean of the trials), `trials`,
-        and `people without query`, whose pictures only distract. Where no image is searched by
-        another and each is of something else, people are left out.
+        and `people without query`, whose pictures only distract. Where texts search, the last two
+        are left out, and people as well if each image is of something else.
     """
     need(split, ["image_id", "pid", "role", "trial", "gallery", "aspect", "test_aspect"], "split")
     one = set(split["test_aspect"].dropna()) <= {"all"}
     group = split["aspect"].where(split["test_aspect"].isna(), split["test_aspect"])
     split = split.assign(group="all" if one else group)
-    alone = (
-        not (split["role"] == "query").any()
-        and split.groupby("pid")["image_id"].nunique().le(1).all()
-    )
+    alone = split.groupby("pid")["image_id"].nunique().le(1).all()
+    roles = set(split["role"])
     rows = {}
     for aspect, part in split.groupby("group", sort=False):
         row = {}
@@ -465,8 +463,9 @@ def split_sizes(split: pd.DataFrame, dataset: str = "", limited: bool = False) -
         rows[aspect] = row
     table = pd.DataFrame.from_dict(rows, orient="index").fillna(0)
     table = table.loc[aspects(pd.Series(table.index))]
-    if alone:
-        table = table[[column for column in table if "people" not in column and column != "trials"]]
+    if "query" not in roles and (alone or "gallery" in roles):
+        table = table.drop(columns=["people without query", "trials"])
+        table = table[[c for c in table if "people" not in c]] if alone else table
     whole = [column for column in table if (table[column] % 1 == 0).all()]
     return _cornered(table.astype(dict.fromkeys(whole, int)), remark(dataset, limited))
 
