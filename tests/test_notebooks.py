@@ -270,7 +270,7 @@ def test_07_joint_training_shows_its_prompts_and_searches_by_them(project):
 
 def test_08_searches_by_sentences_compares_recipes_and_answers_one(project):
     own = {"data.draw.people": 20, "data.draw.images": 4, "data.draw.size": 64}
-    own |= {"evaluation.resamples": 100, "fit.epochs": 2, "fit.batch_size": 8}
+    own |= {"evaluation.resamples": 100, "fit.epochs": 2, "fit.batch_size": 3}  # others need four
     for recipe in ("info_nce", "demo"):
         executed(project, "08_text_to_image", {"recipe": recipe, "overrides": own})
     base = project / "outputs/demo_captions/08_text_to_image"
@@ -291,9 +291,18 @@ def test_08_searches_by_sentences_compares_recipes_and_answers_one(project):
     )
     assert (values["trained"] != values["pretrained"]).all() and (values > 0.01).all().all()
     beside = pd.read_csv(folder / "recipes.csv")
-    there = beside.dropna(subset="difference")
+    others = {"contrastive", "triplet", "info_nce", "random_negatives"}
+    assert set(beside["recipe"]) == {"demo", *others}
+    why = beside.dropna(subset="why").set_index("recipe")["why"]
+    refused = "fit.batch_size 3 holds no anchor with negatives.count 3"
+    assert why["contrastive"].startswith(refused) and why["triplet"].startswith("not run yet")
+    gain = beside[(beside["compared"] == "gain") & (beside["direction"] == "text_image")]
+    gain = gain[gain["metric"] == "mAP"].set_index("recipe")["difference"]
+    assert set(gain.index) == {"demo", "info_nce"}
+    own = values.loc["text_image"]
+    assert gain["demo"] == pytest.approx(own["trained"] - own["pretrained"])
+    there = beside[beside["compared"] == "lead"]
     assert set(there["recipe"]) == {"info_nce"}
-    assert set(beside["recipe"]) == {"contrastive", "triplet", "info_nce", "random_negatives"}
     other = pd.read_csv(next(base.glob("demo-info_nce-*")) / "metrics.csv")
     row = there[(there["direction"] == "text_image") & (there["metric"] == "mAP")].iloc[0]
     theirs = other[(other["direction"] == "text_image") & (other["weights"] == "trained")]
