@@ -116,7 +116,7 @@ def main() -> None:
     rows = []
     with common.project() as root:
         table = common.photographs(root, args.people, args.images, args.width)
-        table["accessories"] = 0
+        table = table.assign(accessories=0, gender="female", skin_color="fair")
         weights = str(backbones.ASSETS / "demo_clip.safetensors")
         small = demo.model_copy(update={"model": ModelParams(name="demo_clip", weights=weights)})
         check(small, table, root)
