@@ -498,7 +498,7 @@ KINDS = [
     (cached_embeddings, 1),
     (embeddings_of_a_run, 2),
     (decoded_pictures, 3),
-    (prepared_tables, 4),
+    (prepared_tables, 5),
     (checkpoint, 1),
 ]
 

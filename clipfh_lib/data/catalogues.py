@@ -74,12 +74,15 @@ def root(data: DataParams) -> Path:
     """Folder of the data set; of a drawn one, which `data.root` replaces, a folder by its content.
 
     Raises:
-        InputError: neither data.root nor data.draw is given.
+        InputError: neither data.root nor data.draw is given, or it is a kind that cannot be drawn.
     """
     if data.root is not None:
         return files.resolve(data.root)
     if data.draw is None:
         raise InputError("data.root is missing; it says where the photographs are")
+    if data.catalogue not in DRAWN_BY:
+        known = ", ".join(DRAWN_BY)
+        raise InputError(f"data.draw: {known} can be drawn, {data.catalogue} cannot")
     return files.project() / "data" / f"demo-{files.digest(_drawing(data))[:8]}"
 
 
@@ -148,12 +151,10 @@ def ensure(data: DataParams, workers: int = 0) -> Path:
 
                 items = draw.people
                 demo_garments.write(folder, items, draw.images, draw.size, draw.seed, workers)
-            elif data.catalogue == "captions":
+            else:
                 from clipfh_lib.data import demo_captions
 
                 demo_captions.write(folder, draw, workers)
-            else:
-                raise ValueError(f"{data.catalogue} cannot be drawn; {', '.join(DRAWN_BY)} can")
         except ValueError as error:
             raise InputError(f"data.draw: {error}") from None
     return folder
