@@ -5,9 +5,7 @@ more, sleeve and pose, that the demo CLIP was never told. Who or what is tested 
 """
 
 import json
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -15,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from clipfh_lib.data import captions, demo_hands, demo_things
+from clipfh_lib.data.demo_files import appearing, in_processes
 from clipfh_lib.data.demo_hands import ASPECTS, QUALITY, Photograph
 from clipfh_lib.data.demo_people import SLEEVES, Shot, skin_color, wears
 from clipfh_lib.data.demo_shapes import wrist_in_frame
@@ -46,7 +44,7 @@ def write(root: str | Path, draw: DrawParams, workers: int = 1) -> None:
         ValueError: fewer than 4 people or things, or more than there are combinations.
     """
     parts = _parts(draw.people, draw.seed)
-    with demo_hands.appearing(Path(root)) as folder:
+    with appearing(Path(root)) as folder:
         if draw.what == "hands":
             _annotate(folder, _hands(folder, draw, parts, workers))
             return
@@ -98,16 +96,7 @@ def _hands(
     people = [list(_of_person(draw, pid)) for pid in part_of]
     (folder / "images").mkdir()
     work = partial(_draw_person, folder=folder, size=draw.size, seed=draw.seed)
-    with tqdm(total=draw.people * draw.images, desc="drawing hands", unit="image") as bar:
-        # A forked child of a program with threads may hang: start afresh instead.
-        spawn = multiprocessing.get_context("spawn")
-        if workers <= 1:
-            for count in map(work, people):
-                bar.update(count)
-        else:
-            with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-                for count in pool.map(work, people, chunksize=4):
-                    bar.update(count)
+    in_processes(work, people, workers, draw.people * draw.images, "hands")
     for number, photograph in enumerate(chain.from_iterable(people)):
         said = np.random.default_rng([draw.seed, 197, number])
         yield part_of[photograph.pid], _hand(photograph, draw.seed, said)

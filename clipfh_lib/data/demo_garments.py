@@ -7,16 +7,14 @@ in the clothes beside it, the background and the light.
 """
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from clipfh_lib.data.demo_clothes import VIEWS, Garment, draw, garment, shot
-from clipfh_lib.data.demo_hands import appearing
+from clipfh_lib.data.demo_files import appearing, in_processes
 from clipfh_lib.data.inshop import DESCRIPTIONS, HEADER, PARTITION
 
 QUALITY = 90  # of the JPEG files
@@ -85,7 +83,9 @@ def write(
     with appearing(Path(folder)) as root:
         for part in {"Img/" + name.rpartition("/")[0] for name, *_ in rows}:
             (root / part).mkdir(parents=True)
-        _draw_all(rows, root / "Img", size, seed, workers)
+        groups = [rows[start : start + 64] for start in range(0, len(rows), 64)]
+        work = partial(_draw_some, root=root / "Img", size=size, seed=seed)
+        in_processes(work, groups, workers, len(rows), "garments")
         lines = [str(len(rows)), " ".join(HEADER)]
         lines += [f"{name:<60} id_{pid:08d} {status}" for name, pid, _, status in rows]
         said = [described(garment(seed, pid)) for pid in range(1, items + 1)]
@@ -95,25 +95,6 @@ def write(
         ):
             (root / name).parent.mkdir(exist_ok=True)
             (root / name).write_bytes(f"{text}\n".encode())
-
-
-def _draw_all(rows: list[tuple], root: Path, size: int, seed: int, workers: int) -> None:
-    groups = [rows[start : start + 64] for start in range(0, len(rows), 64)]
-    with tqdm(total=len(rows), desc="drawing garments", unit="image") as bar:
-        if workers <= 1:
-            for group in groups:
-                bar.update(_draw_some(group, root, size, seed))
-            return
-        # A forked child of a program with threads may hang: start afresh instead.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-            jobs = [pool.submit(_draw_some, group, root, size, seed) for group in groups]
-            try:
-                for job in as_completed(jobs):
-                    bar.update(job.result())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
 
 
 def _draw_some(rows: list[tuple], root: Path, size: int, seed: int) -> int:

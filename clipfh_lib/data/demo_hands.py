@@ -8,21 +8,17 @@ numbers apart. Who has jewellery is photographed again with it, burst by burst.
 
 import csv
 import itertools
-import multiprocessing
-import os
-import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from clipfh_lib.data.demo_drawing import draw
+from clipfh_lib.data.demo_files import appearing, in_processes
 from clipfh_lib.data.demo_people import (
     ASPECTS,
     Person,
@@ -35,7 +31,7 @@ from clipfh_lib.data.demo_people import (
 )
 from clipfh_lib.data.demo_shapes import wrist_in_frame
 
-__all__ = ["ASPECTS", "Person", "Shot", "appearing", "draw", "person", "shot", "table_11k",
+__all__ = ["ASPECTS", "Person", "Shot", "draw", "person", "shot", "table_11k",
            "table_hd", "traits", "write_11k", "write_hd"]  # fmt: skip
 
 SESSIONS = 2
@@ -201,44 +197,14 @@ def _tables(photographs: list[Photograph], seed: int) -> tuple[list[str], pd.Dat
     return info, pd.DataFrame(rows)
 
 
-@contextmanager
-def appearing(root: Path) -> Iterator[Path]:
-    """Fill a temporary sibling folder that becomes root at the end, or is removed."""
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f"{root} is there already; remove it first")
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def _draw_all(
     photographs: list[Photograph], folder: Path, size: int, seed: int, workers: int
 ) -> None:
     for parent in {(folder / item.name).parent for item in photographs}:
         parent.mkdir(parents=True, exist_ok=True)
     groups = [list(group) for _, group in itertools.groupby(photographs, key=lambda item: item.pid)]
-    with tqdm(total=len(photographs), desc="drawing hands", unit="image") as bar:
-        if workers <= 1:
-            for group in groups:
-                bar.update(_draw_some(group, folder, size, seed))
-            return
-        # A forked child of a program with threads may hang: start afresh instead.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-            jobs = [pool.submit(_draw_some, group, folder, size, seed) for group in groups]
-            try:
-                for job in as_completed(jobs):
-                    bar.update(job.result())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    work = partial(_draw_some, folder=folder, size=size, seed=seed)
+    in_processes(work, groups, workers, len(photographs), "hands")
 
 
 def _draw_some(photographs: list[Photograph], folder: Path, size: int, seed: int) -> int:
