@@ -138,6 +138,30 @@ def losses_of(kind: type[LossParams]) -> list[str]:
     return [name.removeprefix(start) for name in kind.model_fields if name.startswith(start)]
 
 
+def check_schedule(fit: OptimParams) -> None:
+    """Refuse a schedule that its fit, which is validated, can do nothing with.
+
+    Args:
+        fit: with `best_by` and `patience`.
+
+    Raises:
+        ValueError: names the keys that do not go together.
+    """
+    if fit.schedule == "multistep" and not fit.milestones:
+        raise ValueError("fit.schedule multistep needs fit.milestones, e.g. [40, 60]")
+    if fit.schedule != "plateau":
+        return
+    if fit.best_by == "last":
+        raise ValueError("fit.schedule plateau needs a measure: fit.best_by mAP or loss")
+    if fit.warmup:
+        raise ValueError("fit.schedule plateau takes no fit.warmup")
+    if fit.step >= fit.patience:
+        raise ValueError(
+            f"fit.schedule plateau: fit.step {fit.step} validations without a gain lower the rate, "
+            f"fit.patience {fit.patience} end the fit before: make step smaller"
+        )
+
+
 class TrainedParams(LossParams):
     """What 03, 05 and 06 share: an image encoder is trained and then evaluated."""
 
@@ -160,17 +184,7 @@ class TrainedParams(LossParams):
             )
         if val == "held_out" and by == "accuracy":
             raise ValueError("fit.best_by accuracy needs data.val published; take mAP or rank1")
-        if by == "last" and self.fit.schedule == "plateau":
-            raise ValueError("fit.schedule plateau needs a measure: fit.best_by mAP, rank1 or loss")
-        if self.fit.warmup and self.fit.schedule == "plateau":
-            raise ValueError("fit.schedule plateau takes no fit.warmup")
-        if self.fit.schedule == "plateau" and self.fit.step >= self.fit.patience:
-            raise ValueError(
-                f"fit.schedule plateau: fit.step {self.fit.step} validations without a gain lower "
-                f"the rate, fit.patience {self.fit.patience} end the fit before: make step smaller"
-            )
-        if self.fit.schedule == "multistep" and not self.fit.milestones:
-            raise ValueError("fit.schedule multistep needs fit.milestones, e.g. [40, 60]")
+        check_schedule(self.fit)
         return self
 
 

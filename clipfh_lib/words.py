@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from clipfh_lib.learning import FitParams, NotNegative, OptimParams, TrainedParams
+from clipfh_lib.learning import FitParams, NotNegative, OptimParams, TrainedParams, check_schedule
 from clipfh_lib.schema import (
     AugmentParams,
     Common,
@@ -215,17 +215,7 @@ class TextToImageParams(Common):
                 f"fit.best_by {fit.best_by} with data.val published: those people are trained on; "
                 "take last, or data.val held_out"
             )
-        if fit.schedule == "plateau" and fit.best_by == "last":
-            raise ValueError("fit.schedule plateau needs a measure: fit.best_by mAP or loss")
-        if fit.schedule == "plateau" and fit.warmup:
-            raise ValueError("fit.schedule plateau takes no fit.warmup")
-        if fit.schedule == "plateau" and fit.step >= fit.patience:
-            raise ValueError(
-                f"fit.schedule plateau: fit.step {fit.step} validations without a gain lower the "
-                f"rate, fit.patience {fit.patience} end the fit before: make step smaller"
-            )
-        if fit.schedule == "multistep" and not fit.milestones:
-            raise ValueError("fit.schedule multistep needs fit.milestones, e.g. [10, 15]")
+        check_schedule(fit)
         return self
 
     @property
