@@ -307,6 +307,23 @@ def test_who_is_left_out_of_the_training_is_not_named_in_the_validation(hands):
     assert targets.tolist() == [own_of[row] for row in rows]
 
 
+def test_each_epoch_asks_what_is_true_of_the_texts_that_it_says(hands, monkeypatch):
+    step, seen = joint.Joint.training_step, []
+
+    def looks(self, batch, _):
+        seen.append((self.current_epoch, self.said[batch.rows].tolist(), batch.texts))
+        return step(self, batch, _)
+
+    monkeypatch.setattr(joint.Joint, "training_step", looks)
+    own = {"prompts__strategy": "v3", "prompts__traits": [], "fit__epochs": 2}
+    own["prompts__hands"] = ["A {aspect} {side} hand", "A hand of a {gender}"]
+    one = Fitted(load(hands, **own)).fit()
+    coded = joint.prompts.tokens(one.said.texts)
+    assert {epoch for epoch, _, _ in seen} == {0, 1}
+    assert all(torch.equal(coded[said], texts) for _, said, texts in seen)
+    assert (one.said.drawn(0, 0) != one.said.drawn(0, 1)).any(), "epochs say other texts"
+
+
 # --- words of an epoch --------------------------------------------------------------------------
 
 
