@@ -18,6 +18,7 @@ from clipfh_lib.learning import (
     PromptSgParams,
 )
 from clipfh_lib.schema import Common, DemoClipParams, Frozen, PrepareParams, ZeroShotParams
+from clipfh_lib.study import AttentionParams, IdentifyParams, RobustnessParams, StudyParams
 from clipfh_lib.words import JointParams, TextToImageParams
 
 METHODS: dict[str, type[Common]] = {
@@ -30,6 +31,9 @@ METHODS: dict[str, type[Common]] = {
     "prompt_sg": PromptSgParams,
     "joint": JointParams,
     "text_to_image": TextToImageParams,
+    "robustness": RobustnessParams,
+    "attention": AttentionParams,
+    "identify": IdentifyParams,
 }
 WORDS = ("prepare_data", "text_to_image")  # what can take images that stand alone
 NOTEBOOKS = {
@@ -42,6 +46,9 @@ NOTEBOOKS = {
     "06_prompt_sg": "prompt_sg",
     "07_joint_image_text": "joint",
     "08_text_to_image": "text_to_image",
+    "10_robustness": "robustness",
+    "11_attention": "attention",
+    "12_identify": "identify",
 }
 
 
@@ -54,7 +61,7 @@ def load(
     overrides: dict | str | None = None,
 ) -> Common:
     """What a notebook calls: `read`, and no mistyped parameter of papermill's is let through."""
-    check_injected(_arguments(METHODS[method]))
+    check_injected(arguments(METHODS[method]))
     return read(method, dataset, backbone, recipe, seed, overrides)
 
 
@@ -65,16 +72,18 @@ def read(
     recipe: str | None = None,
     seed: int = 0,
     overrides: dict | str | None = None,
+    under: dict[str, object] | None = None,
 ) -> Common:
     """Read a run's YAML files and overrides into the method's frozen parameters.
 
-    Later wins: data set, backbone, recipe, overrides. `data` stands in data-set files alone, so
-    that a split depends on the data set and the overrides and on nothing else.
+    Later wins: data set, backbone, `under`, recipe, overrides. `data` stands in data-set files
+    alone, so that a split depends on the data set and the overrides and on nothing else.
 
     Args:
         method: a key of METHODS; its recipes are in params/recipes/<method>/.
         dataset: name of a file of params/datasets/, without .yaml; the other axes likewise.
         overrides: dotted keys, e.g. {"data.root": "/data/11k"}; as YAML text it does too.
+        under: dotted keys that a study takes over from the run which it looks into.
 
     Raises:
         InputError: one line with the unknown name, key or value and the nearest valid one.
@@ -89,6 +98,9 @@ def read(
         parts.append(file_of(folder, f"{recipe}_{backbone}" if own.is_file() else recipe))
     content, source = {}, {}
     for number, path in enumerate(parts):
+        if path.parent.parent.name == "recipes":
+            for key, value in (under or {}).items():
+                _put(content, source, key, value, "the studied run")
         for key, value in flat(read_yaml(path)).items():
             if number and key.split(".")[0] == "data":
                 raise InputError(
@@ -283,13 +295,15 @@ def short(path: Path) -> str:
 # --- notebooks ---------------------------------------------------------------------------------
 
 
-def _arguments(kind: type[Common]) -> list[str]:
+def arguments(kind: type[Common]) -> list[str]:
+    """The names in the parameters cell of a notebook, by the class of its parameters."""
     axes = (
         ["dataset", "backbone", "recipe", "seed"]
         if "backbone" in kind.model_fields
         else ["dataset"]
     )
-    return [*axes, "overrides", "outputs"]
+    study = ["of_run"] if issubclass(kind, StudyParams) else []
+    return [*axes, *study, "overrides", "outputs"]
 
 
 def check_injected(allowed: list[str]) -> None:

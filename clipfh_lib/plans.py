@@ -2,19 +2,21 @@
 
 import itertools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from clipfh_lib import files, params, runs
+from clipfh_lib import files, params, runs, studied
 from clipfh_lib.files import InputError
 from clipfh_lib.learning import ClipReidEncoderParams
 from clipfh_lib.params import NOTEBOOKS
 from clipfh_lib.schema import Common, Frozen
+from clipfh_lib.study import StudyParams
 
 FIRST = "04_clip_reid_prompts"
 TUNED = "03_fine_tune"
 _NAMED = re.compile(r"\{(.*)\}")  # a named cell
-AXES = ("dataset", "backbone", "recipe", "seed", "overrides")
+AXES = ("dataset", "backbone", "recipe", "seed", "of_run", "overrides")
 
 
 class Cell(Frozen):
@@ -25,6 +27,9 @@ class Cell(Frozen):
     backbone: str | list[str] | None = None
     recipe: str | list[str] | None = None
     seed: int | list[int] = 0
+    # Of 10 to 12: a "{name}" of cells above, or a folder in which {dataset}, {backbone} and {seed}
+    # stand for this cell's, as "03_fine_tune/{backbone}-default-seed{seed}"; none: zero-shot.
+    of_run: str | list[str] = ""
     overrides: dict[str, object] | list[dict[str, object]] = {}
     # Notebooks, whose runs of the same axes go first (see `_fits`), and "{name}"s of cells above.
     needs: list[str] = []
@@ -35,6 +40,7 @@ class Plan(Frozen):
     """The content of a file of params/plans/."""
 
     cells: list[Cell]
+    against: str | None = None  # "{name}" of the run that all others are tested against in 20
 
 
 class Job(NamedTuple):
@@ -59,7 +65,8 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
     source = dict.fromkeys(content, where)
     made, folders = [], {}
     for cell in params.validate(Plan, content, source).cells:
-        own = [job(_placed(one, folders, where), outputs) for one in expand(cell)]
+        known = {one.folder: one.params for one in made}
+        own = [job(_placed(one, folders, where), outputs, known) for one in expand(cell)]
         made += own
         if cell.name:
             if len(own) > 1 or cell.name in folders:
@@ -68,7 +75,7 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
     found: dict[Path, Job] = {}
     made_here = {one.folder for one in made}
     for one in made:
-        read = (weights_folder(one.params), prompts_folder(one.params))
+        read = (weights_folder(one.params), prompts_folder(one.params), of_folder(one.params))
         needs = [folder for folder in read if folder in made_here]
         for name in one.cell.needs:
             if named := _NAMED.fullmatch(name):
@@ -85,6 +92,23 @@ def jobs(plan: str, outputs: str | Path) -> list[Job]:
             needs += fit
         found[one.folder] = one._replace(needs=list(dict.fromkeys(needs)))
     return list(found.values())
+
+
+def against(plan: str, outputs: str | Path) -> Path | None:
+    """The folder of the run that a plan's others are tested against; none: each its zero-shot.
+
+    Raises:
+        InputError: as `jobs`, and a name that no cell has.
+    """
+    path = params.file_of("plans", plan)
+    content = params.read_yaml(path)
+    where = params.short(path)
+    read = params.validate(Plan, content, dict.fromkeys(content, where))
+    if read.against is None:
+        return None
+    named = {job.cell.name: job.folder for job in jobs(plan, outputs) if job.cell.name}
+    found = _NAMED.fullmatch(read.against)
+    return _folder(found[1] if found else read.against, named, f"{where}: against")
 
 
 def weights_folder(p: Common) -> Path | None:
@@ -115,6 +139,11 @@ def prompts_folder(p: Common) -> Path | None:
     return None if named is None else files.resolve(named)
 
 
+def of_folder(p: Common) -> Path | None:
+    """The run that a study looks into; none of other runs."""
+    return files.resolve(p.of.folder) if isinstance(p, StudyParams) else None
+
+
 def first_stage(one: Job, outputs: str | Path) -> Job | None:
     """The run of 04 whose prompts a second stage takes if it is told none; none of other runs.
 
@@ -134,7 +163,19 @@ def _placed(cell: Cell, folders: dict[str, Path], where: str) -> Cell:
             folder, root = _folder(found[1], folders, f"{where}: {key}"), files.project()
             inside = folder.is_relative_to(root)
             values[key] = (folder.relative_to(root) if inside else folder).as_posix()
-    return cell.model_copy(update={"overrides": values})
+    of_run = cell.of_run
+    if found := _NAMED.fullmatch(of_run):
+        of_run = _folder(found[1], folders, f"{where}: of_run").as_posix()
+    elif of_run:
+        axes = {axis: getattr(cell, axis) for axis in ("dataset", "backbone", "seed")}
+        try:
+            of_run = of_run.format(**axes)
+        except (KeyError, IndexError, ValueError):
+            raise InputError(
+                f"{where}: of_run {of_run!r}: take {{name}} of a cell above, or a folder with "
+                "{dataset}, {backbone}, {seed} in it"
+            ) from None
+    return cell.model_copy(update={"overrides": values, "of_run": of_run})
 
 
 def _folder(name: str, folders: dict[str, Path], where: str) -> Path:
@@ -152,8 +193,11 @@ def expand(cell: Cell) -> list[Cell]:
     return [cell.model_copy(update=dict(zip(AXES, values, strict=True))) for values in combinations]
 
 
-def job(cell: Cell, outputs: str | Path) -> Job:
+def job(cell: Cell, outputs: str | Path, known: Mapping[Path, Common] | None = None) -> Job:
     """A cell with its parameters read.
+
+    Args:
+        known: parameters by folder of the runs that a study may look into before they are made.
 
     Raises:
         InputError: unknown notebook, or what `params.load` refuses.
@@ -166,22 +210,23 @@ def job(cell: Cell, outputs: str | Path) -> Job:
         if (getattr(cell, axis) is None) == (axis in takes):
             word = "needs a" if axis in takes else "takes no"
             raise InputError(f"{cell.notebook} {word} {axis}")
-    read = params.read(
-        NOTEBOOKS[cell.notebook],
-        cell.dataset,
-        cell.backbone,
-        cell.recipe,
-        cell.seed,
-        cell.overrides,
-    )
-    read = warmed(read, outputs)
+    axes = (cell.dataset, cell.backbone, cell.recipe, cell.seed, cell.overrides)
+    if issubclass(params.METHODS[NOTEBOOKS[cell.notebook]], StudyParams):
+        read = studied.read(NOTEBOOKS[cell.notebook], *axes, cell.of_run, outputs, known)
+    elif cell.of_run:
+        raise InputError(f"{cell.notebook} takes no of_run")
+    else:
+        read = warmed(params.read(NOTEBOOKS[cell.notebook], *axes), outputs)
     return Job(cell, read, runs.folder(cell.notebook, read, outputs), [])
 
 
 def arguments(one: Job, outputs: str | Path) -> dict[str, object]:
     """The parameters cell's values for papermill."""
-    axes = ["dataset", "overrides"] if one.cell.backbone is None else list(AXES)
-    return {axis: getattr(one.cell, axis) for axis in axes} | {"outputs": str(outputs)}
+    names = params.arguments(type(one.params))
+    given = {axis: getattr(one.cell, axis) for axis in AXES if axis in names}
+    if "of_run" in given and given["of_run"]:
+        given["of_run"] = one.params.of.folder
+    return given | {"outputs": str(outputs)}
 
 
 def _fits(other: Job, one: Job) -> bool:

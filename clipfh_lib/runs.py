@@ -23,6 +23,7 @@ import clipfh_lib
 from clipfh_lib import files
 from clipfh_lib.files import InputError
 from clipfh_lib.schema import Common
+from clipfh_lib.study import StudyParams
 
 IDENTITY = ["dataset", "test_aspect", "method", "backbone", "recipe", "seed", "weights"]
 LONG = [*IDENTITY, "gallery", "subset", "direction", "metric", "value"]
@@ -50,7 +51,11 @@ def folder(notebook: str, p: Common | str, outputs: str | Path) -> Path:
     if isinstance(p, str):
         return base / p / notebook
     overrides = dict(p.overrides)
-    if notebook == "01_prepare_data":
+    if isinstance(p, StudyParams):
+        name = f"{p.of.notebook}-{Path(p.of.folder).name}"
+        name += f"-of-{p.of.dataset}" if p.of.dataset != p.dataset else ""
+        name += f"-{p.recipe}" if p.recipe != "default" else ""
+    elif notebook == "01_prepare_data":
         overrides = {key: value for key, value in overrides.items() if key.startswith("data.")}
         name = f"seed{p.data.split_seed}"
     else:
@@ -257,6 +262,8 @@ class Run:
             self.save_table("ranks", pd.concat(ranks, ignore_index=True))
         who = {"dataset": p.dataset, "method": p.method, "backbone": p.backbone}
         who |= {"recipe": p.recipe, "seed": p.seed}
+        if isinstance(p, StudyParams):
+            who |= {"method": p.of.method, "recipe": p.of.recipe}
         for name, extra in [
             ("trials", ["trial", "queries", "people"]),
             ("metrics", ["sd", "low", "high", "queries", "people"]),

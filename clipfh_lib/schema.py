@@ -59,6 +59,7 @@ class DataParams(Frozen):
     include: IncludeParams | None = None
     extensions: list[str] = ["jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp"]
     limit: LimitParams | None = None
+    photographs: bool = False  # may stand in reports to be passed on; drawn pictures always may
 
     @model_validator(mode="after")
     def _val_of_captions(self) -> Self:

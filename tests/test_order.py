@@ -16,10 +16,14 @@ MODULES = sorted(
     for path in ROOT.rglob("*.py")
     if path.name != "__init__.py"
 )
+TORCHLESS = (
+    *("files", "schema", "learning", "words", "study"),
+    *("params", "runs", "studied", "plans"),
+)
 LIGHT = [
     module
     for module in MODULES
-    if module.split(".")[1] in ("files", "schema", "learning", "words", "params", "runs", "plans")
+    if module.split(".")[1] in TORCHLESS
     or module.split(".")[1] == "reports"
     or module.split(".")[-1] in ("metrics", "intervals", "catalogues", "splits", "images")
     or module.split(".")[-1] in ("captions", "demo_hands", "layouts", "traps", "exports", "imports")

@@ -114,7 +114,7 @@ def prepare(p: Common, outputs: str | Path) -> Prepared:
     readers = (catalogues, captioned, imports, inshop, layouts)
     code = [files.sha256(Path(module.__file__)) for module in readers]
     code.append(files.sha256(Path(__file__)))
-    data = p.data.model_dump(exclude={"root", "resize"})
+    data = p.data.model_dump(exclude={"root", "resize", "photographs"})
     key = files.digest({"data": data, "content": catalogues.digest(p.data), "code": code})
     with files.lock(folder / "split.csv"):
         content = _content(folder, key) or _write(folder, key, p)

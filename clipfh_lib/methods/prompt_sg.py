@@ -138,7 +138,8 @@ class PromptSG(L.LightningModule):
         Args:
             kind: `composed` or `fixed` sentence; none: `guide.test` of the recipe.
         """
-        return Embedder(self, kind or self.p.guide.test)
+        kind = kind or self.p.guide.test
+        return Embedder(self.encoder, self.guide, self.losses, kind)
 
     def logits(self, images: Tensor) -> Tensor | None:
         """(B, 3, H, W) -> (B, P), one for each training person; none without a head for that."""
@@ -192,11 +193,10 @@ class Embedder(nn.Module):
     differ in nothing else are not taken for one another.
     """
 
-    def __init__(self, method: PromptSG, kind: str):
+    def __init__(self, encoder: nn.Module, guide: Guide, losses: objective.Objective, kind: str):
         super().__init__()
-        self.encoder, self.guide, self.losses = method.encoder, method.guide, method.losses
-        self.kind = kind
-        said = f"{kind} {method.p.feature} {method.p.feature_after_neck}".encode()
+        self.encoder, self.guide, self.losses, self.kind = encoder, guide, losses, kind
+        said = f"{kind} {losses.p.feature} {losses.p.feature_after_neck}".encode()
         self.register_buffer("said", torch.frombuffer(bytearray(said), dtype=torch.uint8))
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -216,6 +216,28 @@ class Words(nn.Module):
         return self.inversion(self.encoder.encode_image(images))
 
 
+def reopen(
+    encoder: nn.Module, p: PromptSgParams, state: dict[str, Tensor], aspects: Sequence[str]
+) -> nn.Module:
+    """What a finished run embeds images by, from the tensors that it kept beside its encoder.
+
+    Args:
+        encoder: with the run's weights.
+        state: of `PromptSG.heads`.
+        aspects: as `aspects_of` the run's data.
+    """
+    parts = {
+        part: {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
+        for part in ("guide.", "losses.")
+    }
+    widths = towers.widths(encoder)
+    widths["guided"] = widths["projected"]
+    guide = Guide(encoder, p.guide, aspects)
+    guide.load_state_dict(parts["guide."])
+    losses = objective.reopen(p, widths, parts["losses."], main="guided")
+    return Embedder(encoder, guide, losses, p.guide.test).eval()
+
+
 def make(
     encoder: nn.Module, preprocess: Preprocess, data: Prepared, p: PromptSgParams
 ) -> tuple[PromptSG, loaders.HandImages]:
@@ -229,5 +251,9 @@ def make(
     images = loaders.HandImages(data.train, data.root, size, p.loader.workers)
     targets = loaders.classes(images.table)
     steps = len(loaders.training(images, targets, p.fit, p.seed)(0))
-    aspects = sorted(data.train["aspect"].dropna().unique()) if "aspect" in data.train else []
-    return PromptSG(encoder, preprocess, p, targets, steps, aspects), images
+    return PromptSG(encoder, preprocess, p, targets, steps, aspects_of(data)), images
+
+
+def aspects_of(data: Prepared) -> list[str]:
+    """The aspects of the training images, for {aspect} and {side} of the sentences."""
+    return sorted(data.train["aspect"].dropna().unique()) if "aspect" in data.train else []

@@ -65,7 +65,7 @@ class ImageTower(nn.Module):
         return self.trunk(images)
 
 
-def load(model: ModelParams, seed: int = 0) -> tuple[nn.Module, Preprocess]:
+def load(model: ModelParams, seed: int = 0, heads: bool = False) -> tuple[nn.Module, Preprocess]:
     """The encoder with its weights, in eval mode on the CPU, and its preprocessing.
 
     `encoder.encode_image` takes (B, 3, H, W) and gives (B, D); `encode_text` is there for CLIP.
@@ -75,6 +75,7 @@ def load(model: ModelParams, seed: int = 0) -> tuple[nn.Module, Preprocess]:
             .pt file of this network, a run folder of ours, or "none" for a random start. `size`
             is the input's, if not the network's own; weights of another size are fitted to it.
         seed: of the random start.
+        heads: the caller takes the heads of a run folder, too; else it is told what it misses.
 
     Raises:
         InputError: unknown name or tag, missing or unfit file, a pickle that holds code, a size
@@ -89,7 +90,7 @@ def load(model: ModelParams, seed: int = 0) -> tuple[nn.Module, Preprocess]:
     if model.size is not None:
         set_size(encoder, model.size)
     if model.weights != "none" and tag is None:
-        _fill(encoder, model.name, path)
+        _fill(encoder, model.name, path, heads)
     if model.freeze_bn:
         encoder = timm.layers.freeze_batch_norm_2d(encoder)
     return encoder.eval(), _preprocess(encoder)
@@ -268,10 +269,10 @@ def _resized(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> T
 # --- weights on disk ----------------------------------------------------------------------------
 
 
-def _fill(encoder: nn.Module, name: str, path: Path) -> None:
+def _fill(encoder: nn.Module, name: str, path: Path, heads: bool) -> None:
     """Load a file, or a run folder's best weights, into the encoder; every tensor must fit."""
     if path.is_dir():
-        path = _best_of_run(path, name)
+        path = _best_of_run(path, name, heads)
     state = unpack(read_state(path), encoder, path)
     target = _network(encoder)
     wanted = target.state_dict()
@@ -297,7 +298,7 @@ def _network(encoder: nn.Module) -> nn.Module:
     return encoder.trunk if isinstance(encoder, ImageTower) else encoder
 
 
-def _best_of_run(folder: Path, name: str) -> Path:
+def _best_of_run(folder: Path, name: str, heads: bool) -> Path:
     """A run folder's weights, after a look at its manifest."""
     made, best = runs.manifest(folder), "checkpoints/best.safetensors"
     if best not in made["files"]:
@@ -307,7 +308,7 @@ def _best_of_run(folder: Path, name: str) -> Path:
         raise InputError(f"model.weights: {folder} trained {trained}, model.name is {name}")
     how = made["params"]
     plain = how.get("feature", ["projected"]) == ["projected"] and how.get("projection") is None
-    if not plain or how.get("feature_after_neck"):
+    if not heads and (not plain or how.get("feature_after_neck")):
         log.warning(
             "%s compares a feature of its heads; here the encoder's own is taken, which may be "
             "better or worse",

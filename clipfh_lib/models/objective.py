@@ -178,6 +178,17 @@ class Objective(nn.Module):
         return torch.cat(parts, dim=1)
 
 
+def reopen(
+    p: LossParams, widths: dict[str, int], state: dict[str, Tensor], main: str = "projected"
+) -> Objective:
+    """The heads of a finished run, from the tensors that it kept; in eval mode."""
+    of_people = ("id.", "arcface.", "cosface.", "center.")
+    found = [t.shape[0] for name, t in state.items() if name.startswith(of_people) and t.ndim == 2]
+    heads = Objective(p, widths, found[0] if found else 1, main)  # 1: then nothing has that shape
+    heads.load_state_dict(state)
+    return heads.eval()
+
+
 class Embedder(nn.Module):
     """An encoder whose `encode_image` gives the feature that an objective compares.
 

@@ -1,0 +1,1 @@
+"""Studies of a run that is there: robustness, attention, identification."""
