@@ -68,14 +68,14 @@ def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
         `difference` is first minus second.
     """
     frames = []
-    for methods in _of_splits(folders):
+    for methods in of_splits(folders):
         for one, other in _pairs(methods):
             if one.ranks["ranks"].tolist() == other.ranks["ranks"].tolist():
                 continue  # the same embeddings, in recipes that differ in re-ranking
             found = retrieval.compare(one.ranks, other.ranks, subsets=SUBSETS)
             dataset = one.params["dataset"]
             names = {"first": one.name, "second": other.name, "differ": _differ(one, other)}
-            names |= {"dataset": dataset, "remark": tables.remark(dataset, _limited(one))}
+            names |= {"dataset": dataset, "remark": tables.remark(dataset, limited(one))}
             frames.append(found[found["metric"].isin(METRICS)].assign(**names)[COLUMNS])
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
@@ -92,7 +92,7 @@ def over_seeds(folders: Iterable[str | Path]) -> pd.DataFrame:
         the seeds less zero-shot, with its interval, paired over people.
     """
     folders, frames = list(folders), []
-    for methods in _of_splits(folders):
+    for methods in of_splits(folders):
         groups: dict[str, list[Ranked]] = {}
         for one in methods:
             if one.trains and one.weights == TRAINED:
@@ -100,7 +100,7 @@ def over_seeds(folders: Iterable[str | Path]) -> pd.DataFrame:
                 groups.setdefault(str(own), []).append(one)
         for same in groups.values():
             if len(same) > 1:
-                frames.append(_pooled(same, _zero_shot(same[0], methods)))
+                frames.append(_pooled(same, zero_shot_of(same[0], methods)))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SEEDS)
 
 
@@ -130,7 +130,7 @@ def printed_seeds(table: pd.DataFrame) -> pd.DataFrame:
 # --- who is compared with whom -------------------------------------------------------------------
 
 
-def _of_splits(folders: Iterable[str | Path]) -> list[list[Ranked]]:
+def of_splits(folders: Iterable[str | Path]) -> list[list[Ranked]]:
     """What the runs ranked: those of one data set, split and direction together.
 
     Where texts are searched or search, the texts must be the same too.
@@ -160,7 +160,7 @@ def _pairs(methods: list[Ranked]) -> Iterator[tuple[Ranked, Ranked]]:
             if "fit" not in one.params:
                 yield one, other
             elif one.trains:  # its other rows are those of zero-shot
-                if other.weights != "pretrained" or _zero_shot(one, methods) is other:
+                if other.weights != "pretrained" or zero_shot_of(one, methods) is other:
                     yield one, other
         elif one.run != other.run and not any(floors):
             if one.trains and other.trains:
@@ -168,13 +168,13 @@ def _pairs(methods: list[Ranked]) -> Iterator[tuple[Ranked, Ranked]]:
                 if alike and one.weights == other.weights == TRAINED:
                     yield one, other
             elif one.trains:
-                if one.weights == TRAINED and _zero_shot(one, methods) is other:
+                if one.weights == TRAINED and zero_shot_of(one, methods) is other:
                     yield one, other
             elif "fit" not in one.params and "fit" not in other.params:
                 yield one, other
 
 
-def _zero_shot(one: Ranked, methods: list[Ranked]) -> Ranked | None:
+def zero_shot_of(one: Ranked, methods: list[Ranked]) -> Ranked | None:
     """The weights that a run began with, as a run that trains nothing has them, else as its own."""
     own = None
     for other in methods:
@@ -210,7 +210,8 @@ def _differ(one: Ranked, other: Ranked) -> str:
     return ", ".join(found)
 
 
-def _limited(one: Ranked) -> bool:
+def limited(one: Ranked) -> bool:
+    """Whether data.limit was set."""
     limit = one.params.get("data", {}).get("limit") or {}
     return any(value is not None for value in limit.values())
 
@@ -231,5 +232,5 @@ def _pooled(same: list[Ranked], zero_shot: Ranked | None) -> pd.DataFrame:
     who = {name: first.get(name, "") for name in ("dataset", "method", "backbone", "recipe")}
     who["overrides"] = tables.spoken(first.get("overrides"))
     who["seeds"] = " ".join(str(one.params["seed"]) for one in same)
-    who["remark"] = tables.remark(who["dataset"], _limited(same[0]))
+    who["remark"] = tables.remark(who["dataset"], limited(same[0]))
     return found[found["metric"].isin(METRICS)].assign(**who).reindex(columns=SEEDS)
