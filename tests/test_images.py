@@ -621,6 +621,19 @@ def test_survey_knows_the_files_own_sizes_and_thumbnails_show_whole_frames(root)
     assert (tall[:, :14] == 255).all() and (tall[:, 14:50] < 250).any(axis=2).mean() > 0.9
 
 
+def test_pictures_read_past_the_cache_are_the_same_and_leave_nothing_there(root):
+    names = [*save(root, 3), "none.jpg", "../0.jpg", "broken.jpg"]
+    (root / "broken.jpg").write_bytes(b"no picture")
+    found = images.uncached(root, names, SMALL)
+    assert not entries() and not list(Path("outputs").rglob("*.json"))
+    cached = images.decode(root, names, SMALL)
+    assert len(entries()) == 1
+    np.testing.assert_array_equal(found.pixels, cached.pixels)
+    pd.testing.assert_frame_equal(found.table, cached.table)
+    assert found.table["reason"].ne("").tolist() == [False] * 3 + [True] * 3
+    assert found.pixels[:3].any() and not found.pixels[3:].any()
+
+
 def test_nothing_asked_gives_an_empty_result(root):
     found = images.decode(root, [], SMALL)
     assert found.pixels.shape == (0, 32, 32, 3) and len(found.table) == 0

@@ -188,18 +188,25 @@ def probes(people=4, images=3, seed=1):
     return open_set.Probes(scores, np.arange(people) * images, ""), pids
 
 
-def test_the_expected_fpir_equals_that_of_all_galleries_there_are():
+@pytest.mark.parametrize("each, galleries", [(1, 27), (2, 27), (3, 1), (9, 1)])  # of 3 images
+def test_the_expected_fpir_equals_that_of_all_galleries_there_are(each, galleries):
     val, pids = probes()
     for threshold in (-0.5, 0.4, 1.5):
         rates_found = []
         for probe, pid in enumerate(pids):
             others = [np.flatnonzero(pids == other) for other in range(4) if other != pid]
-            galleries = [list(rows) for rows in itertools.product(*others)]  # 27
-            found = [val.scores[probe, rows].max() >= threshold for rows in galleries]
+            drawn = [itertools.combinations(rows, min(each, 3)) for rows in others]
+            every = [np.concatenate(rows) for rows in itertools.product(*drawn)]
+            assert len(every) == galleries
+            found = [val.scores[probe, rows].max() >= threshold for rows in every]
             rates_found.append(np.mean(found))
         expected = np.mean(rates_found)
-        assert 0.05 < expected < 0.98
-        assert open_set.expected_fpir(val, 3, threshold) == pytest.approx(expected, abs=1e-9)
+        assert 0.05 < expected <= 1
+        found = open_set.expected_fpir(val, 3, threshold, each)
+        assert found == pytest.approx(expected, abs=1e-9)
+        if each == 1:
+            assert expected < 0.98
+            assert open_set.expected_fpir(val, 3, threshold) == found
 
 
 def test_twice_as_many_enrolled_are_twice_as_many_chances_of_a_false_alarm():
@@ -309,8 +316,8 @@ def test_val_images_without_an_embedding_set_no_threshold(drawn):
 def test_neighbouring_val_images_are_not_searched_among_each_other(drawn):
     array, table, split = drawn
     numbered = table.assign(file_number=range(0, 4 * len(table), 4))
-    val = open_set._probes(array, numbered, split, "all", "cosine")
-    every = open_set._probes(array, table, split, "all", "cosine")
+    val = open_set.probes(array, numbered, split, "all", "cosine")
+    every = open_set.probes(array, table, split, "all", "cosine")
     ours = val.scores == -np.inf
     number = np.arange(0, 4 * 42, 4)
     own = np.arange(42)[:, None] // 6 == np.arange(42) // 6

@@ -154,6 +154,23 @@ def survey(root: str | Path, paths: Sequence[str], workers: int = 0) -> Decoded:
     return decode(root, paths, SURVEY, workers)
 
 
+def uncached(root: str | Path, paths: Sequence[str], size: Size) -> Decoded:
+    """`decode` past the cache: neither pixels nor names of these files are kept anywhere.
+
+    For people who may ask to be forgotten. Pixels are an array in memory, equal to `decode`'s.
+    """
+    root = files.resolve(root).resolve()
+    rows, pixels = [_look(root, str(path)) for path in paths], []
+    with _strict_pillow(), ThreadPool(1) as singly:
+        for number, row in enumerate(rows):
+            content = None
+            if not row.reason:
+                content, rows[number] = _read(root, size, singly, row)
+            pixels.append(content or bytes(size.height * size.width * 3))
+    shape = (len(rows), size.height, size.width, 3)
+    return Decoded(np.frombuffer(b"".join(pixels), np.uint8).reshape(shape), _table(rows))
+
+
 def thumbnails(root: str | Path, paths: Sequence[str], height: int = 96) -> np.ndarray:
     """(N, height, 4/3 height, 3) uint8 for sample sheets: whole frames; black if not readable."""
     return decode(root, paths, Size(height, round(height * 4 / 3), "letterbox")).pixels

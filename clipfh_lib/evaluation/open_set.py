@@ -113,7 +113,7 @@ def evaluate(
     for aspect, by_trial in groups.items():
         key = {"weights": weights, "test_aspect": aspect, "gallery": GALLERY}
         found = list(by_trial.values())
-        val = _probes(array, table, split, aspect, distance)
+        val = probes(array, table, split, aspect, distance)
         if any(len(np.unique(one.enrolled)) < len(one.enrolled) for one in found):
             val = val._replace(reason="people have several images enrolled (data.gallery: rest)")
         measured, curve = _measure(found, val, resamples, seed)
@@ -143,35 +143,62 @@ def evaluate(
     )
 
 
-def expected_fpir(val: Probes, people: float, threshold: float) -> float:
-    """FPIR to expect of val people, searched for in a gallery with one image each of `people`.
+def probes(
+    array: np.ndarray,
+    table: pd.DataFrame,
+    split: pd.DataFrame,
+    test_aspect: str,
+    distance: search.Distance,
+) -> Probes:
+    """Search each val image among those of the other val people, all of the test aspect.
 
-    A search compares a val image with one random image of each enrolled person, and is right where
+    Of aspect "all" every val image is searched among those of every aspect.
+    """
+    val, reason = verification.val_images(array, table, split, test_aspect)
+    if reason:
+        return Probes(np.empty((0, 0), np.float32), np.empty(0, np.int64), reason)
+    val = val.sort_values("pid", kind="stable")
+    rows, pair = val["row"].to_numpy(), verification.strangers(val, trials.file_numbers(table))
+    scores = np.where(pair, search.similarity(array[rows], array[rows], distance), -np.inf)
+    first = np.unique(val["pid"], return_index=True)[1]
+    return Probes(scores, first, "" if pair.any() else "all val images are near one another")
+
+
+def expected_fpir(val: Probes, people: float, threshold: float, each: int = 1) -> float:
+    """FPIR to expect of val people, searched for in a gallery with `each` images of each person.
+
+    A search compares a val image with random images of each enrolled person, and is right where
     all of them stay below the threshold: the mean over the M val people's images of
 
-        1 - prod_j (1 - share of person j's images at or above the threshold) ** (people / (M - 1))
+        1 - prod_j (share of draws of `each` of person j's images that all stay below)
+            ** (people / (M - 1))
 
     over the M - 1 others. With as many enrolled as others that is the exact mean over all galleries
-    of one image each. With more it assumes that they are the same M - 1 kinds of people, in equal
-    numbers; few people show few kinds, so FPIR comes out too low then (simulated people, where 10 %
-    was expected: 10 % with 50 val people and 49 enrolled, 14 % with 50 and 250, 20 % with 6 and
-    30), though by less than if a gallery of M - 1 were taken for the larger one. `val_fpir` says
-    what became of it. Others who are too near in file numbers with all images count for nobody.
+    of so many images each. With more it assumes that they are the same M - 1 kinds of people, in
+    equal numbers; few people show few kinds, so FPIR comes out too low then (simulated people, one
+    image each, where 10 % was expected: 10 % with 50 val people and 49 enrolled, 14 % with 50 and
+    250, 20 % with 6 and 30), though by less than if a gallery of M - 1 were taken for the larger
+    one. `val_fpir` says what became of it. Others who are too near in file numbers with all images
+    count for nobody; of one with fewer images than `each`, all of them are compared.
     """
     compared = np.add.reduceat(val.scores > -np.inf, val.first, axis=1, dtype=np.float64)
     reached = np.add.reduceat(val.scores >= threshold, val.first, axis=1, dtype=np.float64)
-    with np.errstate(divide="ignore"):  # a person whose every image reaches it: log 0
-        below = np.log1p(-reached / np.maximum(compared, 1)).sum(axis=1)
+    below = np.zeros(len(val.scores))
+    with np.errstate(divide="ignore"):  # a person of whose images one must reach it: log 0
+        for drawn in range(min(each, int(compared.max(initial=0)))):  # one image after the other
+            left = np.maximum(compared - drawn, 1)
+            there = np.where(compared > drawn, np.minimum(reached, left), 0)
+            below += np.log1p(-there / left).sum(axis=1)
     others = (compared > 0).sum(axis=1)
     seen = others > 0
     return float((1 - np.exp(below[seen] * people / others[seen])).mean())
 
 
-def threshold_at(val: Probes, people: float, fpir: float) -> float:
+def threshold_at(val: Probes, people: float, fpir: float, each: int = 1) -> float:
     """Smallest float32 threshold at which `expected_fpir` is at most `fpir`, by bisection."""
     scores = np.unique(val.scores[val.scores > -np.inf])
     above = np.nextafter(scores, np.float32(np.inf))  # FPIR only falls just above a score
-    enough = bisect_left(above, True, key=lambda t: expected_fpir(val, people, t) <= fpir)
+    enough = bisect_left(above, True, key=lambda t: expected_fpir(val, people, t, each) <= fpir)
     return float(above[enough])
 
 
@@ -206,24 +233,6 @@ def _best(
         for kind, there in enumerate((own, ~own)):
             best[kind, block] = scores.max(axis=1, where=there, initial=-np.inf)
     return best
-
-
-def _probes(
-    array: np.ndarray,
-    table: pd.DataFrame,
-    split: pd.DataFrame,
-    test_aspect: str,
-    distance: search.Distance,
-) -> Probes:
-    """Search each val image among those of the other val people, all of the test aspect."""
-    val, reason = verification.val_images(array, table, split, test_aspect)
-    if reason:
-        return Probes(np.empty((0, 0), np.float32), np.empty(0, np.int64), reason)
-    val = val.sort_values("pid", kind="stable")
-    rows, pair = val["row"].to_numpy(), verification.strangers(val, trials.file_numbers(table))
-    scores = np.where(pair, search.similarity(array[rows], array[rows], distance), -np.inf)
-    first = np.unique(val["pid"], return_index=True)[1]
-    return Probes(scores, first, "" if pair.any() else "all val images are near one another")
 
 
 def _measure(
