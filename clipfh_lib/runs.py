@@ -51,13 +51,13 @@ def folder(notebook: str, p: Common | str, outputs: str | Path) -> Path:
     if isinstance(p, str):
         return base / p / notebook
     overrides = dict(p.overrides)
-    if isinstance(p, StudyParams):
+    if notebook == "01_prepare_data":
+        overrides = {key: value for key, value in overrides.items() if key.startswith("data.")}
+        name = f"seed{p.data.split_seed}"
+    elif isinstance(p, StudyParams):
         name = f"{p.of.notebook}-{Path(p.of.folder).name}"
         name += f"-of-{p.of.dataset}" if p.of.dataset != p.dataset else ""
         name += f"-{p.recipe}" if p.recipe != "default" else ""
-    elif notebook == "01_prepare_data":
-        overrides = {key: value for key, value in overrides.items() if key.startswith("data.")}
-        name = f"seed{p.data.split_seed}"
     else:
         name = f"{p.backbone}-{p.recipe}-seed{p.seed}"
     return (

@@ -72,7 +72,8 @@ def open(p: StudyParams, data: splits.Prepared) -> Opened:
             embedder = objective.embedder(encoder, heads)
             if {"id", "arcface", "cosface"} & set(heads.on):
                 logits = Logits(encoder, heads).eval()
-    return Opened(embedder.eval(), encoder, preprocess, weights, logits)
+    embedder = embedder.eval().requires_grad_(False)
+    return Opened(embedder, encoder, preprocess, weights, logits)
 
 
 def heads_of(p: StudyParams) -> dict[str, Tensor]:

@@ -1,0 +1,106 @@
+"""A finished run that is opened again embeds as it did when it was trained."""
+
+import pytest
+import tiny_clip
+import torch
+from torch import nn
+
+from clipfh_lib import params, runs, studied
+from clipfh_lib.data import splits
+from clipfh_lib.files import InputError
+from clipfh_lib.methods import fine_tuning, prompt_sg
+from clipfh_lib.models import backbones
+from clipfh_lib.studies import opened
+
+SMALL = {"data.draw.people": 10, "data.draw.images": 2, "data.draw.size": 48, "data.trials": 1}
+SMALL |= {"data.aspects": ["dorsal_r"], "data.cut": "first_half", "model.weights": "none"}
+BATCH = {"fit.people": 2, "fit.images": 2}
+NOTEBOOKS = {fine_tuning: ("03_fine_tune", "fine_tune"), prompt_sg: ("06_prompt_sg", "prompt_sg")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(tmp_path_factory):
+    """The name of a tiny CLIP."""
+    return tiny_clip.config(tmp_path_factory.mktemp("config"))
+
+
+def finished(module, model, wrap=None, **overrides):
+    """A run of a method with random weights in all its parts, as if trained."""
+    notebook, name = NOTEBOOKS[module]
+    own = {**SMALL, **BATCH, "model.name": model, **overrides}
+    p = params.read(name, "demo", "demo", "demo", 0, own)
+    data = splits.prepare(p, "outputs")
+    encoder, preprocess = backbones.load(p.model, p.seed)
+    method, _ = module.make(encoder, preprocess, data, p)
+    draw = torch.Generator().manual_seed(1)
+    for tensor in method.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(0.05 * torch.rand(tensor.shape, generator=draw))
+    run = runs.start(notebook, p, "outputs")
+    (run.folder / "checkpoints").mkdir()
+    heads = method.heads if wrap is None else wrap(method.heads)
+    backbones.save(method.kept, run.folder / opened.BEST, "key", heads)
+    run.record(weights_sha256=backbones.sha256(encoder))
+    run.finish()
+    return method.eval(), run.folder
+
+
+def beside_prompts(heads):
+    """As CLIP-ReID keeps its heads where prompts train on."""
+    return nn.ModuleDict({"objective": heads, "prompts": nn.Linear(2, 2)})
+
+
+def reopened(folder, **overrides):
+    p = studied.read("robustness", "demo", "demo", "default", 0, overrides, of_run=str(folder))
+    return opened.open(p, splits.prepare(p, "outputs"))
+
+
+@torch.no_grad()
+def test_the_feature_of_the_heads_comes_back(model):
+    pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    after = {"neck": True, "feature_after_neck": True, "feature": ["last", "projected"]}
+    levels = {"loss_id_levels": ["last", "projected"]}
+    for module, wrap, own in [
+        (fine_tuning, None, after | levels),
+        (fine_tuning, None, {"neck": False, "feature_after_neck": False, "projection": 16}),
+        (fine_tuning, beside_prompts, after | levels | {"fit.epochs": 3}),
+        (prompt_sg, None, {"feature_after_neck": True}),
+    ]:
+        method, folder = finished(module, model, wrap, **own)
+        found = reopened(folder)
+        expected = method.embedder().eval().encode_image(pixels)
+        torch.testing.assert_close(found.embedder.encode_image(pixels), expected)
+        plain = method.encoder.encode_image(pixels)
+        assert torch.equal(found.encoder.encode_image(pixels), plain)
+        assert plain.shape != expected.shape or not torch.allclose(plain, expected, atol=0.01)
+        assert found.weights == "trained"
+        if module is fine_tuning:
+            assert torch.equal(found.logits(pixels), method.logits(pixels))
+
+
+def test_a_run_that_compares_the_encoders_own_feature_is_the_encoder(model):
+    _, folder = finished(fine_tuning, model, neck=False, feature_after_neck=False)
+    found = reopened(folder)
+    assert found.embedder is found.encoder
+
+
+def test_without_a_run_the_weights_are_the_backbones(model):
+    p = studied.read("robustness", "demo", "demo", "default", 0, {**SMALL, "model.name": model})
+    found = opened.open(p, splits.prepare(p, "outputs"))
+    assert found.embedder is found.encoder and found.logits is None
+    assert found.weights == "untrained"
+
+
+def test_a_prompt_that_speaks_of_other_aspects_is_refused(model):
+    _, folder = finished(prompt_sg, model)
+    p = studied.read("robustness", "demo_hd", "demo", "default", 0, of_run=str(folder))
+    with pytest.raises(InputError, match="PromptSG speaks of the aspects of demo"):
+        opened.open(p, None)
+
+
+def test_weights_that_were_changed_are_refused(model):
+    _, folder = finished(fine_tuning, model)
+    path = folder / opened.BEST
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match="is not what its manifest says"):
+        reopened(folder)
