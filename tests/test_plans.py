@@ -198,3 +198,56 @@ def test_a_plan_and_the_second_stage_itself_mean_the_same_prompts(plan):
         first = plans.first_stage(job, "outputs")
         assert first.params == clip_reid.first_stage(job.params)
         assert first.folder in job.needs
+
+
+TUNED = {"notebook": "03_fine_tune", "dataset": "demo", "backbone": "demo", "recipe": "demo"}
+STUDY = {**TUNED, "notebook": "10_robustness", "recipe": "default"}
+
+
+def test_a_study_looks_into_runs_that_its_plan_makes_before_it(project):
+    named = {**TUNED, "name": "tuned", "overrides": {"embed.flip": "add", "data.trials": 2}}
+    study = {**STUDY, "of_run": ["", "{tuned}"]}
+    tuned, plain, of_tuned = jobs(project, named, study)
+    assert plain.needs == [] and plain.params.of.method == "zero_shot"
+    assert of_tuned.needs == [tuned.folder] and of_tuned.params.embed.flip == "add"
+    assert of_tuned.params.data.trials == 2
+    inside = tuned.folder.relative_to(project).as_posix()
+    assert of_tuned.params.model.weights == inside
+    assert plans.arguments(of_tuned, "outputs")["of_run"] == inside
+    assert plans.arguments(plain, "outputs")["of_run"] == ""
+    assert "of_run" not in plans.arguments(tuned, "outputs")
+
+
+def test_a_study_finds_the_run_of_its_own_axes(project):
+    many = {**TUNED, "seed": [0, 1], "dataset": ["demo", "demo_hd"]}
+    study = {**many, "notebook": "10_robustness", "recipe": "default"}
+    study["of_run"] = "outputs/{dataset}/03_fine_tune/{backbone}-demo-seed{seed}"
+    *runs_, a, b, c, d = jobs(project, many, study)
+    assert [one.needs for one in (a, b, c, d)] == [[one.folder] for one in runs_]
+    assert {one.params.of.dataset for one in (a, b, c, d)} == {"demo", "demo_hd"}
+
+
+@pytest.mark.parametrize(
+    "study, said",
+    [
+        ({"of_run": "{tuned}"}, "of_run: {tuned} names no cell above it"),
+        ({"of_run": "03_fine_tune/{backbon}-demo-seed0"}, "take {name} of a cell above, or"),
+        ({"of_run": "03_fine_tune/demo-demo-seed7"}, "no complete run in 03_fine_tune/demo-demo"),
+        ({"notebook": "02_zero_shot", "of_run": "x"}, "02_zero_shot takes no of_run"),
+    ],
+)
+def test_a_study_of_nothing_is_one_line(project, study, said):
+    with pytest.raises(InputError) as error:
+        jobs(project, TUNED, {**STUDY, **study})
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_plan_names_the_run_that_others_are_tested_against(project):
+    path, cell = project / "params/plans/mine.yaml", {**TUNED, "name": "tuned"}
+    path.write_text(json.dumps({"cells": [cell], "against": "{tuned}"}))
+    assert plans.against("mine", "outputs").name == "demo-demo-seed0"
+    path.write_text(json.dumps({"cells": [cell]}))
+    assert plans.against("mine", "outputs") is None
+    path.write_text(json.dumps({"cells": [cell], "against": "{tuend}"}))
+    with pytest.raises(InputError, match="against: {tuend} names no cell above it"):
+        plans.against("mine", "outputs")
