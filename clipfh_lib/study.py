@@ -1,8 +1,11 @@
 """What may stand in the recipes of the studies 10 to 12, which look into a run that is there."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import Field, PositiveInt, model_validator
 
 from clipfh_lib.schema import (
+    Aspect,
     Common,
     EmbedParams,
     EvaluationParams,
@@ -35,12 +38,64 @@ class StudyParams(Common):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
+Condition = Literal[
+    "darker", "brighter", "colour_cast", "uneven_light", "rotation", "perspective", "scale",
+    "translation", "missing_fingertips", "ring", "bracelet", "sleeve", "blocks", "blur", "noise",
+    "jpeg", "low_resolution",
+]  # fmt: skip
+Side = Literal["query", "gallery", "both"]
+Real = Literal[
+    "accessories", "nail_polish", "irregularities", "mirrored", "other_aspect", "include",
+]  # fmt: skip
+Attribute = Literal["gender", "skin_color", "age", "nail_polish"]
+
+
 class RobustnessParams(StudyParams):
     """10_robustness."""
+
+    conditions: list[Condition] = Field(list(get_args(Condition)), min_length=1)
+    severities: list[Annotated[int, Field(ge=1, le=5)]] = Field([1, 2, 3, 4, 5], min_length=1)
+    sides: list[Side] = Field(["query"], min_length=1)
+    canvas: int = Field(256, ge=32, le=2000)  # pixels, width and height; changed at this size
+    draw_seed: int = Field(0, ge=0)  # of the changes: not the run's, so that all see the same
+    aspects: list[Aspect] = []  # whose queries are changed; none: all that are tested
+    galleries: list[Literal["same_aspect", "all_aspects"]] = Field(["same_aspect"], min_length=1)
+    real: list[Real] = list(get_args(Real))  # what the photographs themselves bring
+    other_dataset: str | None = None  # a file of params/datasets/, tested by its own split
+    groups: list[Attribute] = list(get_args(Attribute))
+    age_bands: list[PositiveInt] = [22, 25]  # years that a band begins with
+    fmr: float = Field(0.01, gt=0, le=0.5)  # of everybody, at the groups' common threshold
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for name in ("conditions", "severities", "sides", "aspects", "galleries", "real", "groups"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: {getattr(self, name)} names one of them twice")
+        for name in ("severities", "age_bands"):
+            if sorted(set(getattr(self, name))) != getattr(self, name):
+                raise ValueError(f"{name}: {getattr(self, name)} must rise")
+        return self
+
+
+class RemovalParams(Frozen):
+    """Deletion and insertion: how finely, and what stands in place of what is removed."""
+
+    steps: PositiveInt = 20
+    fill: Literal["mean", "white", "blur"] = "mean"  # colour of the picture, paper, out of focus
+    random: PositiveInt = 5  # random maps for each image, that a map is held against
 
 
 class AttentionParams(StudyParams):
     """11_attention."""
+
+    methods: list[Literal["grad_cam", "hires_cam", "layer_cam", "rollout", "class_attention"]] = (
+        Field(min_length=1)
+    )
+    pairs: PositiveInt = 20  # of each aspect, whose first match is right; one query a person
+    wrong: int = Field(3, ge=0)  # of each aspect, whose first match is wrong
+    shown: PositiveInt = 3  # pairs in a figure
+    images: int = Field(6, ge=2, le=8)  # of the one person in the figure of identity logits
+    removal: RemovalParams = RemovalParams()
 
 
 class IdentifyParams(StudyParams):
