@@ -1,0 +1,213 @@
+"""Where in an image its similarity to another, or its identity logit, comes from."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clipfh_lib import files, studied
+from clipfh_lib.data import transforms
+from clipfh_lib.evaluation import embeddings
+from clipfh_lib.files import InputError
+from clipfh_lib.models import backbones
+from clipfh_lib.studies import maps
+from clipfh_lib.studies.maps import CAMS, Network, Place
+from clipfh_lib.study import StudyParams
+
+log = logging.getLogger(__name__)
+
+
+# --- what is explained --------------------------------------------------------------------------
+
+
+class ToEachOther(nn.Module):
+    """(2B, 3, H, W), B images and then the B they are held against -> (2B,) cosines.
+
+    Each side takes the other as given, so that one pass backwards explains both.
+    """
+
+    def __init__(self, embedder: nn.Module):
+        super().__init__()
+        self.embedder = embedder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        unit = embeddings.unit(self.embedder.encode_image(images).float())
+        return (unit * unit.detach().roll(len(unit) // 2, 0)).sum(dim=1)
+
+
+class ToVectors(nn.Module):
+    """(B, 3, H, W) -> (B,) cosine of each image to a vector of its own, (B, F), of any norm.
+
+    With the mean embedding of a person's other images it is the identity logit of the nearest-mean
+    classifier, for people whom no trained head knows.
+    """
+
+    def __init__(self, embedder: nn.Module, vectors: Tensor):
+        super().__init__()
+        self.embedder = embedder
+        self.register_buffer("vectors", embeddings.unit(vectors.float()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        unit = embeddings.unit(self.embedder.encode_image(images).float())
+        return (unit * self.vectors).sum(dim=1)
+
+
+class ToPeople(nn.Module):
+    """(B, 3, H, W) -> (B,) logit of each image's person, by a head that was trained on them.
+
+    Args:
+        logits: images -> (B, P).
+        targets: (B,) the class of each image's person.
+    """
+
+    def __init__(self, logits: nn.Module, targets: Tensor):
+        super().__init__()
+        self.logits = logits
+        self.register_buffer("targets", targets)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        return self.logits(images).gather(1, self.targets[:, None])[:, 0]
+
+
+# --- networks beside the studied one ------------------------------------------------------------
+
+
+def baseline(p: StudyParams) -> Network:
+    """The network that the studied run began with; of zero-shot the untrained one.
+
+    Raises:
+        InputError: what the run began with is no longer there.
+    """
+    model, weights = p.model.model_copy(update={"weights": "none"}), "untrained"
+    if files.resolve(p.of.folder) == files.resolve(p.model.weights):
+        run = studied.params_of(files.resolve(p.of.folder))
+        model, weights = run.model, embeddings.start_weights(run)
+    encoder, preprocess = backbones.load(model, p.seed + (p.model.weights == "none"))
+    return Network(encoder, encoder, preprocess, weights)
+
+
+def randomised(network: Network, p: StudyParams) -> Network:
+    """A copy with random weights in the encoder and in all heads (Adebayo et al., 2018)."""
+    embedder, encoder = copy.deepcopy((network.embedder, network.encoder))
+    model = p.model.model_copy(update={"weights": "none"})
+    fresh, _ = backbones.load(model, p.seed + 1)  # of p.seed an untrained run may be itself
+    encoder.load_state_dict(fresh.state_dict(), strict=False)  # MBA-Net notes its stride in there
+    within = set(encoder.modules())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(p.seed + 1)
+        for module in embedder.modules():
+            if module not in within and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return network._replace(embedder=embedder.eval(), encoder=encoder.eval(), weights="untrained")
+
+
+# --- maps ---------------------------------------------------------------------------------------
+
+
+def possible(methods: Sequence[str], network: Network) -> list[str]:
+    """Those of the methods that a network allows: attention is that of open_clip's own ViT.
+
+    Raises:
+        InputError: it allows none of them.
+    """
+    left = [name for name in methods if name in CAMS or maps.attends(network.encoder)]
+    for name in methods:
+        if name not in left:
+            log.info("%s is left out: this backbone's attention cannot be read", name)
+    if not left:
+        raise InputError(f"methods: {', '.join(methods)} need open_clip's ViT; take {[*CAMS][0]}")
+    return left
+
+
+def of_pairs(
+    method: str,
+    network: Network,
+    first: np.ndarray,
+    second: np.ndarray,
+    batch: int = 64,
+    where: str = "auto",
+) -> np.ndarray:
+    """Maps of both images of pairs: where the cosine of the two comes from.
+
+    Args:
+        method: a key of maps.CAMS, or one of maps.ATTENTION.
+        first: (N, H, W, 3) uint8 at the size of the network's input.
+        second: what they are held against, likewise.
+        batch: images at a time.
+        where: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        (2, N, H, W) float32, 0..1, see `maps`; zeros where there is no map.
+    """
+    target = embeddings.device(where)
+    several = max(1, (min(batch, embeddings.CPU_BATCH) if target.type == "cpu" else batch) // 2)
+    found = []
+    with on(network, target):
+        score, spot = ToEachOther(network.embedder), maps.place(network)
+        for start in range(0, len(first), several):
+            both = np.concatenate([side[start : start + several] for side in (first, second)])
+            heat = _maps(method, network, _input(network, both, target), score, spot)
+            found.append(heat.reshape(2, -1, *heat.shape[1:]))
+    return np.concatenate(found, axis=1)
+
+
+def of_images(
+    method: str,
+    network: Network,
+    pixels: np.ndarray,
+    score: nn.Module,
+    where: str = "auto",
+) -> np.ndarray:
+    """Maps of a few images, all in one batch: where a score of each comes from.
+
+    Args:
+        pixels: (B, H, W, 3) uint8 at the size of the network's input.
+        score: (B, 3, H, W) -> (B,): `ToVectors`, `ToPeople`; its network is `network`'s.
+
+    Returns:
+        (B, H, W) float32, 0..1.
+    """
+    target = embeddings.device(where)
+    with on(network, target):
+        score.to(target)
+        images = _input(network, pixels, target)
+        found = _maps(method, network, images, score, maps.place(network))
+        score.cpu()
+    return found
+
+
+def flat(heat: np.ndarray) -> np.ndarray:
+    """Which of (N, H, W) maps are the same everywhere, and so show nothing: (N,) bool."""
+    return np.ptp(heat, axis=(1, 2)) == 0
+
+
+def _maps(
+    method: str, network: Network, images: Tensor, score: nn.Module, spot: Place
+) -> np.ndarray:
+    if method in CAMS:
+        return maps.cam(method, score, images, spot)
+    return maps.attention_maps(method, network, images)
+
+
+def _input(network: Network, pixels: np.ndarray, target: torch.device) -> Tensor:
+    how = network.preprocess
+    return transforms.normalise(pixels, how.mean, how.std, target)
+
+
+@contextlib.contextmanager
+def on(network: Network, target: torch.device) -> Iterator[None]:
+    """The network on a device, in eval mode, and back on the CPU."""
+    try:
+        for part in (network.embedder, network.encoder):
+            part.to(target).eval()
+        yield
+    finally:
+        for part in (network.embedder, network.encoder):
+            part.cpu()
