@@ -1,4 +1,4 @@
-"""Does the suite notice a flipped sign? `python tests/mutate.py [part of a row]` tries mutations.csv.
+"""Does the suite notice a flipped sign? `python tests/mutate.py [word]` tries mutations.csv.
 
 Each row is tried in a copy of the project: `before`, which stands once in the file, becomes
 `after`, and the named tests must fail. Prints each row with what the tests said; ends with 1 if any
