@@ -298,7 +298,7 @@ def _network(encoder: nn.Module) -> nn.Module:
     return encoder.trunk if isinstance(encoder, ImageTower) else encoder
 
 
-def _best_of_run(folder: Path, name: str, heads: bool) -> Path:
+def _best_of_run(folder: Path, name: str, heads: bool = False) -> Path:
     """A run folder's weights, after a look at its manifest."""
     made, best = runs.manifest(folder), "checkpoints/best.safetensors"
     if best not in made["files"]:
