@@ -1,0 +1,55 @@
+"""A report as one HTML file: figures and style inside it, nothing loaded from anywhere else."""
+
+import base64
+import io
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from PIL import Image
+
+from clipfh_lib.reports import author
+from clipfh_lib.reports.findings import Table
+from clipfh_lib.reports.report import Report
+
+TEMPLATE = Path(__file__).resolve().parents[1] / "assets" / "report.html.j2"
+WIDEST = 1600  # pixels of a figure in the page; the run folders keep the whole
+
+
+def page(report: Report) -> str:
+    """The HTML of a report: all text escaped, the author's Markdown set without resources."""
+    rules = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, **rules)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        report=report, cells=cells, columns=columns, data_uri=data_uri, markdown=author.to_html
+    )
+
+
+def columns(table: Table) -> list[str]:
+    """The headings of a table."""
+    return [str(name) for name in table.shown.columns]
+
+
+def cells(table: Table) -> list[list[tuple[str, bool, bool]]]:
+    """The rows of a table: each cell's text, whether it is bold, whether it is a number."""
+    numeric = [pd.api.types.is_numeric_dtype(table.shown[name]) for name in table.shown]
+    rows = []
+    for place, row in enumerate(table.shown.itertuples(index=False)):
+        bold = [False] * len(row) if table.marks is None else list(table.marks.iloc[place])
+        text = ["" if pd.isna(cell) else str(cell) for cell in row]
+        rows.append(list(zip(text, map(bool, bold), numeric, strict=True)))
+    return rows
+
+
+def data_uri(path: Path) -> str:
+    """A PNG as a data URI, at most WIDEST pixels wide."""
+    with Image.open(path) as image:
+        if image.width <= WIDEST:
+            content = path.read_bytes()
+        else:
+            height = round(image.height * WIDEST / image.width)
+            small, buffer = image.convert("RGB").resize((WIDEST, height)), io.BytesIO()
+            small.save(buffer, "PNG", optimize=True)
+            content = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")

@@ -1,0 +1,139 @@
+"""Which figures of which runs a report holds, and what stands below each."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from clipfh_lib import runs
+from clipfh_lib.reports import photographs, tables
+
+COMPARE = "20_compare"
+EVERY = ("10_robustness", "11_attention", "12_identify")  # all their figures are shown
+SOME = {  # of other runs those that no figure of all runs shows
+    "01_prepare_data": ("sample", "split_sizes"),
+    "02_zero_shot": ("ranked_lists", "across_aspects", "open_set"),
+    "08_text_to_image": ("sentences",),
+}
+CAPTIONS = {
+    "cmc": "Cumulative match curves: the share of queries whose right person is among the first k",
+    "bars": "Rank-1 and mAP of all queries and of the far ones",
+    "by_method": "One number of each run with its 95 % interval",
+    "det": "Detection error trade-off of two-image comparisons",
+    "histories": "Training: loss and validation of each run, epoch by epoch",
+    "burst_gap": "Rank-1 by how many file numbers a query lies from its nearest right image",
+    "severity": "Severity curves: what each run keeps as a condition grows harder",
+    "embedded": "Embeddings of a few test people in a plane by t-SNE, a colour for each person",
+    "failures": "The worst queries, each with a right image and the wrong one that won",
+    "words": "Texts that search images: recall@k and hit@k",
+    "sample": "Some of the photographs, by aspect",
+    "split_sizes": "People and images of each role, of one trial",
+    "ranked_lists": "Best and worst queries with the first images that were found",
+    "across_aspects": "Queries of each aspect in the galleries of each",
+    "open_set": "Missed people against false alarms, people searched for in vain included",
+    "sentences": "What sentences found",
+}
+SHADED = "Bands and bars: 95 % intervals from resampling people"
+WITH_INTERVALS = {"cmc", "bars", "by_method", "burst_gap", "severity", "words"}
+
+
+class Picture(NamedTuple):
+    """A figure of a run folder, as PNG and PDF."""
+
+    name: str  # of the report, unique
+    png: Path
+    pdf: Path
+    caption: str
+
+
+def of_plan(folders: Iterable[str | Path], own: Path) -> tuple[list[Picture], list[str]]:
+    """The figures that a report of some runs may hold, those of 20 first.
+
+    Args:
+        folders: run folders of the plan; those that are not complete are passed over.
+        own: the folder of 20_compare, whose figures are of all the others together.
+
+    Returns:
+        The pictures, and the names of those left out since they show photographs that the data
+        set's params do not let stand in reports.
+    """
+    done = [Path(folder) for folder in folders if runs.is_complete(Path(folder))]
+    params = {folder: _params(folder) for folder in done}
+    kept, left = [], []
+    for path in _figures(own):
+        if photographs.may_stand(path.stem, *(each.get("data") for each in params.values())):
+            kept.append(_picture(path.stem, path, _of_all(path.stem, list(params.values()))))
+        else:
+            left.append(path.stem)
+    for folder in done:
+        for path in _chosen(folder):
+            name = f"{folder.parents[1].name}-{folder.parent.name}-{folder.name}-{path.stem}"
+            if photographs.may_stand(path.stem, params[folder].get("data")):
+                said = _of_one(path.stem, folder, params[folder])
+                kept.append(_picture(name, path, said))
+            else:
+                left.append(name)
+    return kept, left
+
+
+def _picture(name: str, path: Path, caption: str) -> Picture:
+    return Picture(name, path, path.with_suffix(".pdf"), caption)
+
+
+def _figures(folder: Path) -> list[Path]:
+    """The figures of a run that are there both as PNG and as PDF, in the order of CAPTIONS."""
+    found = sorted((folder / "figures").glob("*.png"))
+    order = list(CAPTIONS)
+    place = {name: number for number, name in enumerate(order)}
+    found = [path for path in found if path.with_suffix(".pdf").is_file()]
+    return sorted(found, key=lambda path: place.get(path.stem, len(order)))
+
+
+def _chosen(folder: Path) -> list[Path]:
+    """The figures of a run that the report shows."""
+    notebook = folder.parent.name
+    return [
+        path
+        for path in _figures(folder)
+        if notebook in EVERY or path.stem in SOME.get(notebook, ())
+    ]
+
+
+def caption_of(figure: str) -> str:
+    """What a figure shows, by its name; of one that has no caption the name in words."""
+    said = CAPTIONS.get(figure) or figure.replace("_", " ").capitalize()
+    return f"{said}. {SHADED}." if figure in WITH_INTERVALS else f"{said}."
+
+
+def _of_all(figure: str, params: Sequence[dict]) -> str:
+    """The caption of a figure of several runs: which of them are drawn or limited is said."""
+    said = {}
+    for each in params:
+        if remark := tables.remark(each.get("dataset", ""), _limited(each)):
+            said.setdefault(remark, []).append(str(each["dataset"]))
+    every = {str(each.get("dataset")) for each in params}
+    parts = []
+    for remark, names in said.items():
+        names = list(dict.fromkeys(names))
+        parts.append(remark if set(names) == every else f"{remark}: {', '.join(names)}")
+    return _with_remark(caption_of(figure), "; ".join(parts))
+
+
+def _of_one(figure: str, folder: Path, params: dict) -> str:
+    dataset = str(params.get("dataset", ""))
+    where = f"Data set {dataset}, run {folder.parent.name}/{folder.name}."
+    return _with_remark(f"{caption_of(figure)} {where}", tables.remark(dataset, _limited(params)))
+
+
+def _with_remark(text: str, remark: str) -> str:
+    return f"{text} {remark[0].upper()}{remark[1:]}." if remark else text
+
+
+def _params(folder: Path) -> dict:
+    return yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) or {}
+
+
+def _limited(params: dict) -> bool:
+    limit = (params.get("data") or {}).get("limit") or {}
+    return any(value is not None for value in limit.values())
