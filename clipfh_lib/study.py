@@ -98,5 +98,25 @@ class AttentionParams(StudyParams):
     removal: RemovalParams = RemovalParams()
 
 
+class EnrolParams(Frozen):
+    """Who is enrolled; without a folder or a table, the test gallery of trial 0."""
+
+    folder: str | None = None  # one folder of photographs for each person
+    table: str | None = None  # CSV with path, from its own folder on, and pid
+    strangers: float = Field(0.2, ge=0, lt=1)  # share of the test people who are not enrolled
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.folder is not None and self.table is not None:
+            raise ValueError("enrol.folder and enrol.table are both given; leave one out")
+        return self
+
+
 class IdentifyParams(StudyParams):
     """12_identify."""
+
+    top: PositiveInt = 5  # people named for an image
+    far: float = Field(0.01, gt=0, lt=1)  # false accepts allowed, of searches and of pairs
+    index: Literal["auto", "exact", "faiss"] = "auto"  # auto: faiss beyond 100,000 images
+    enrol: EnrolParams = EnrolParams()
+    export: Literal["none", "torchscript", "onnx"] = "torchscript"

@@ -45,12 +45,12 @@ class Opened(NamedTuple):
     logits: nn.Module | None
 
 
-def open(p: StudyParams, data: splits.Prepared) -> Opened:
+def open(p: StudyParams, data: splits.Prepared | None) -> Opened:
     """The studied run's network, its heads included.
 
     Args:
         data: of the study; where the run trained on the same data set it names the aspects that
-            PromptSG's sentences speak of.
+            PromptSG's sentences speak of. No other method needs it.
 
     Raises:
         InputError: the run is not complete, its weights are damaged or do not fit.
