@@ -171,6 +171,11 @@ def uncached(root: str | Path, paths: Sequence[str], size: Size) -> Decoded:
     return Decoded(np.frombuffer(b"".join(pixels), np.uint8).reshape(shape), _table(rows))
 
 
+def fit(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """Bring pixels that are decoded already, (H, W, 3) uint8, to another size, as `decode` would."""
+    return np.asarray(_fit(Image.fromarray(pixels), size))
+
+
 def thumbnails(root: str | Path, paths: Sequence[str], height: int = 96) -> np.ndarray:
     """(N, height, 4/3 height, 3) uint8 for sample sheets: whole frames; black if not readable."""
     return decode(root, paths, Size(height, round(height * 4 / 3), "letterbox")).pixels

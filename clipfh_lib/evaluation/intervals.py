@@ -26,6 +26,17 @@ class Comparison(NamedTuple):
     p: np.ndarray
 
 
+class Change(NamedTuple):
+    """Before minus after, and that as a share of before, with 95 % intervals, each (M,)."""
+
+    drop: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    relative: np.ndarray
+    relative_low: np.ndarray
+    relative_high: np.ndarray
+
+
 def person_sums(
     values: np.ndarray, people: np.ndarray, trials: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -199,6 +210,62 @@ def compare(
     same = ~change.any(axis=(0, 1))
     low[same] = -high[same]
     return Comparison(by_person.sum(axis=0), low, high, _sign_flip_p(by_person, resamples, seed))
+
+
+def change(
+    before: np.ndarray,
+    before_counts: np.ndarray,
+    after: np.ndarray,
+    after_counts: np.ndarray,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Change:
+    """How much the reported value falls, paired by person: the same people, not the same queries.
+
+    People are drawn as in `interval`, and both values are computed again from each draw. Where
+    nobody's values change, the rule of three holds to both sides; where `after` is 0 for all, its
+    `rule_of_three` bounds the relative drop.
+
+    Args:
+        before: (P, T, M) sums of per-query values, see `person_sums`.
+        before_counts: (P, T) numbers of queries; each person has one at least.
+        after: (P, T', M) of the same people, in their order.
+        after_counts: (P, T'), likewise.
+        resamples: B.
+        seed: of the draw.
+
+    Raises:
+        ValueError: other people, or one without a query.
+    """
+    people = len(before)
+    if len(after) != people or not (before_counts.any(axis=1) & after_counts.any(axis=1)).all():
+        raise ValueError("the same people are wanted before and after, each with a query")
+    value, left = (
+        np.nanmean(trial_means(*each), axis=0)
+        for each in ((before, before_counts), (after, after_counts))
+    )
+    first, second = [], []
+    for weights in weight_parts(people, resamples, seed):
+        first.append(_resampled(weights, before, before_counts))
+        second.append(_resampled(weights, after, after_counts))
+    first, second = np.concatenate(first), np.concatenate(second)
+    low, high = percentiles(first - second, people)
+    none = np.full(value.shape, np.nan)
+    relative = np.divide(value - left, value, out=none.copy(), where=value > 0)
+    shares = np.divide(first - second, first, out=np.full(first.shape, np.nan), where=first > 0)
+    known = ~np.isnan(shares).all(axis=0)  # else nothing was right before
+    relative_low, relative_high = none.copy(), none.copy()
+    relative_low[known], relative_high[known] = percentiles(shares[:, known], people)
+    reach = rule_of_three(0, people)[1]
+    bound = np.divide(reach, value, out=none, where=value > 0)
+    if before.shape == after.shape:
+        same = (before == after).all(axis=(0, 1)) & (before_counts == after_counts).all()
+        low[same], high[same] = -reach, reach
+        relative_low[same], relative_high[same] = -bound[same], bound[same]
+    gone = ~after.any(axis=(0, 1)) & (value > 0)
+    relative_low[gone] = np.minimum(relative_low, 1 - np.minimum(bound, 1))[gone]
+    drop = np.round(value - left, 12)  # 0 where as much is won as lost
+    return Change(drop, low, high, np.round(relative, 12), relative_low, relative_high)
 
 
 def _sign_flip_p(by_person: np.ndarray, resamples: int, seed: int) -> np.ndarray:
