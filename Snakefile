@@ -16,7 +16,7 @@ OUTPUTS = config.get("outputs", "outputs")
 COMPARE = "20_compare"
 TRAINS = {
     "00_demo_clip", "03_fine_tune", "04_clip_reid_prompts", "05_clip_reid_encoder", "06_prompt_sg",
-    "07_joint_image_text", "08_text_to_image"
+    "07_joint_image_text", "08_text_to_image", "09_mba_net"
 }
 PLANS = params.names("plans")
 try:

@@ -19,8 +19,8 @@ from clipfh_lib.schema import (
 )
 
 NotNegative = Annotated[float, Field(ge=0)]
-# Of an image tower, see models.towers.levels; guided: of PromptSG alone
-Level = Literal["before", "last", "projected", "guided"]
+# Of an image tower, see models.towers.levels; guided: of PromptSG alone; the rest: of MBA-Net alone
+Level = Literal["before", "last", "projected", "guided", "global", "channel", "spatial", "branches"]
 Levels = Annotated[list[Level], Field(min_length=1)]
 
 
@@ -333,5 +333,60 @@ class PromptSgParams(TrainedParams):
             raise ValueError(
                 "loss_use_i2t needs a text of each person, here each image has its own; "
                 "take loss_use_supcon"
+            )
+        return self
+
+
+Branch = Literal["global", "channel", "spatial"]
+
+
+class BranchParams(Frozen):
+    """MBA-Net: what stands between the feature map of a tower and the features."""
+
+    branches: Annotated[list[Branch], Field(min_length=1)] = ["global", "channel", "spatial"]
+    width: PositiveInt = 2048  # of each branch's feature; all stand side by side at the end
+    squeeze: PositiveInt = 8  # spatial: queries and keys have so many times fewer channels
+    position: bool = True  # spatial: relative position encodings
+    last_stride: Literal[1, 2] = 1  # of the last stage that halves the map; 2: as the network is
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if len(set(self.branches)) < len(self.branches):
+            raise ValueError(f"net.branches: {self.branches}: each at most once")
+        return self
+
+
+class MbaNetParams(TrainedParams):
+    """09_mba_net; `loss_id_levels` are the branches, unless it is given."""
+
+    net: BranchParams = BranchParams()
+    loss_use_triplet: bool = False
+    loss_triplet_levels: Levels = ["branches"]
+    neck: bool = False  # the reduction of a branch ends in a batch norm of its own
+    feature: Levels = ["branches"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _each_named(cls, given: object) -> object:
+        if isinstance(given, dict) and "loss_id_levels" not in given:
+            net = given.get("net")
+            named = net.get("branches") if isinstance(net, dict) else getattr(net, "branches", None)
+            given = {**given, "loss_id_levels": named or BranchParams().branches}
+        return given
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.loss_use_i2t or self.loss_use_supcon or self.loss_use_infonce:
+            raise ValueError(
+                "MBA-Net reads no text: loss_use_i2t, loss_use_supcon and loss_use_infonce are off"
+            )
+        taken = {*(self.loss_id_levels if self.loss_use_id else ())}
+        taken |= {*(self.loss_triplet_levels if self.loss_use_triplet else ())}
+        together = ("arcface", "cosface", "center", "image_supcon")
+        if any(getattr(self, f"loss_use_{name}") for name in together) or "branches" in taken:
+            return self
+        if idle := [name for name in self.net.branches if name not in taken]:
+            raise ValueError(
+                f"net.branches: no loss takes {idle[0]}; add it to loss_id_levels or leave it out"
             )
         return self

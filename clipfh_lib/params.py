@@ -15,6 +15,7 @@ from clipfh_lib.learning import (
     ClipReidEncoderParams,
     ClipReidPromptsParams,
     FineTuneParams,
+    MbaNetParams,
     PromptSgParams,
 )
 from clipfh_lib.schema import Common, DemoClipParams, Frozen, PrepareParams, ZeroShotParams
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Common]] = {
     "prompt_sg": PromptSgParams,
     "joint": JointParams,
     "text_to_image": TextToImageParams,
+    "mba_net": MbaNetParams,
     "robustness": RobustnessParams,
     "attention": AttentionParams,
     "identify": IdentifyParams,
@@ -46,6 +48,7 @@ NOTEBOOKS = {
     "06_prompt_sg": "prompt_sg",
     "07_joint_image_text": "joint",
     "08_text_to_image": "text_to_image",
+    "09_mba_net": "mba_net",
     "10_robustness": "robustness",
     "11_attention": "attention",
     "12_identify": "identify",

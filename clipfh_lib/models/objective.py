@@ -88,7 +88,7 @@ class Objective(nn.Module):
         Returns:
             Scalars.
         """
-        p, raw = self.p, levels["projected"]
+        p, raw = self.p, levels.get("projected")
         levels = self._shaped(levels)
         found: dict[str, Tensor] = {}
         smooth = {"label_smoothing": p.loss_smoothing}
@@ -167,6 +167,11 @@ class Objective(nn.Module):
                 images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
             return images @ texts.T / self.p.loss_text_temperature
         return None
+
+    def id_logits(self, levels: Levels) -> list[Tensor]:
+        """(B, P) of each ID head, without margins, level by level."""
+        shaped = self._shaped(levels)
+        return [_logits(head(shaped[name])) for name, head in self.id.items()]
 
     def feature(self, levels: Levels) -> Tensor:
         """What is compared at test time: the levels of `feature` side by side, (B, F)."""
