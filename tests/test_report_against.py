@@ -113,16 +113,20 @@ def test_a_chosen_run_takes_the_place_of_zero_shot_where_it_ranked_something(fol
 def test_sentences_name_the_direction_the_interval_and_the_people(folders):
     table = against.of_runs(folders)
     said = against.sentences(table)
-    assert len(said["stand"]) + len(said["open"]) == len(table)
-    row = table[(table["method"] == "fine_tune") & (table["subset"] == "far")].iloc[0]
-    line = next(line for line in said["stand"] if "far: fine_tune" in line and "rank-1" in line)
-    value, low, high = (f"{100 * row[name]:.1f}" for name in ("difference", "low", "high"))
-    assert f"{value} [{low}, {high}] points of rank-1 more than zero_shot" in line
-    assert "20 people" in line
-    turned = against.sentences(
-        table.assign(difference=-table["difference"], low=-table["high"], high=-table["low"])
-    )
-    assert any(f"{value} [{low}, {high}] points of rank-1 less" in one for one in turned["stand"])
+    assert len(said["stand"]) == len(said["open"]) == 1, "a line for each run"
+    rows = table[table["method"] == "fine_tune"]
+    (line,) = said["stand"]
+    assert line.startswith("demo: fine_tune, 2 seeds against zero_shot/demo-default-seed0 pre")
+    assert "20 people" in line and line.count("p = ") + line.count("p < ") == len(rows) == 4
+    row = rows[rows["subset"] == "far"].iloc[0]
+    value, low, high = (f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high"))
+    assert f"far rank-1 {value} [{low}, {high}]" in line and value.startswith("+")
+    turned = table.assign(difference=-table["difference"], low=-table["high"], high=-table["low"])
+    (line,) = against.sentences(turned)["stand"]
+    assert f"far rank-1 -{value[1:]} [-{high[1:]}, -{low[1:]}]" in line
+    mixed = against.sentences(table.assign(stands=table["metric"] == "mAP"))
+    assert all("rank-1" not in line for line in mixed["stand"]), "one may stand, another not"
+    assert all("mAP" not in line for line in mixed["open"])
 
 
 def test_print_shows_points_p_and_a_star_and_an_empty_plan_a_line(folders):

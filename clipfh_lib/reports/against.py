@@ -101,12 +101,17 @@ def p_text(p: float) -> str:
 
 
 def labels(table: pd.DataFrame) -> pd.Series:
-    """A run's name from what tells the runs of a table apart; several seeds are counted."""
-    needed = [name for name in ("backbone", "recipe") if table[name].nunique() > 1]
+    """A run's name: its method, and what tells it from the others of its data set.
+
+    That is the backbone where there are several, the recipe where a method has several on one
+    backbone, weights that were not trained, overrides, and how many seeds are taken together.
+    """
     text = table["method"].astype(str)
-    for name in needed:
-        text = text + " " + table[name].astype(str)
+    for name, within in (("backbone", []), ("recipe", ["method", "backbone"])):
+        several = table.groupby(["dataset", *within])[name].transform("nunique") > 1
+        text = text.where(~several, text + " " + table[name].astype(str))
     text = text.where(table["weights"] == differences.TRAINED, text + " " + table["weights"])
+    text = text.mask(table["weights"] == "pixels", "pixels")
     said = table["overrides"].fillna("").astype(str)
     text = text.where(said == "", text + " (" + said + ")")
     several = table["seeds"].astype(str).str.count(" ") + 1
@@ -114,26 +119,27 @@ def labels(table: pd.DataFrame) -> pd.Series:
 
 
 def sentences(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Which differences stand and which do not, a sentence each.
+    """Which differences stand and which do not: a line for each run and view that has any.
 
     Returns:
-        `stand` and `open`: "demo, all_aspects, far: fine_tune has 5.7 [2.1, 9.4] points of rank-1
-        more than 02_zero_shot/... pretrained (p = 0.012, 50 people)".
+        `stand` and `open`: "demo, all_aspects: fine_tune against zero_shot/demo-default-seed0
+        pretrained: mAP +3.4 [+1.6, +5.1] p = 0.005, far mAP ... (points, 50 people)".
     """
     said: dict[str, list[str]] = {"stand": [], "open": []}
     named = table.assign(run=labels(table) if len(table) else "")
-    for row in named.itertuples():
-        where = [row.dataset, row.test_aspect, row.gallery, row.direction]
+    keys = ["dataset", "test_aspect", "gallery", "direction", "run", "reference", "people"]
+    for key, part in named.groupby([*keys, "stands"], sort=False):
+        *where, run, reference, people, stands = key
         where = [name for name in where if name not in ("all", "default", "image_image")]
-        where += [row.subset] * (row.subset != "all")
-        sign = 1 if row.difference >= 0 else -1
-        value, low, high = (sign * 100 * each for each in (row.difference, row.low, row.high))
-        ends = sorted((low, high))
-        metric = tables.WORDS.get(row.metric, row.metric)
-        said["stand" if row.stands else "open"].append(
-            f"{', '.join(where)}: {row.run} has {value:.1f} [{ends[0]:.1f}, {ends[1]:.1f}] points "
-            f"of {metric} {'more' if sign > 0 else 'less'} than {_short(row.reference)} "
-            f"({p_text(row.p_holm)}, {row.people} people)"
+        numbers = [
+            f"{'far ' * (row.subset == 'far')}{tables.WORDS.get(row.metric, row.metric)} "
+            f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}] "
+            f"{p_text(row.p_holm)}"
+            for row in part.itertuples()
+        ]
+        said["stand" if stands else "open"].append(
+            f"{', '.join(where)}: {run} against {_short(reference)}: {', '.join(numbers)} "
+            f"(points, {people} people)"
         )
     return said
 

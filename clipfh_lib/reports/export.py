@@ -15,8 +15,9 @@ LATEX = {  # replaced in one pass, so that nothing is escaped twice
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "–": "--",
-    "—": "---",
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
+    "`": r"\textasciigrave{}",
     "−": "$-$",
     "±": r"$\pm$",
     "×": r"$\times$",
@@ -38,6 +39,8 @@ LATEX = {  # replaced in one pass, so that nothing is escaped twice
     '"': r"\textquotedbl{}",
     "\u00a0": "~",
 }
+RAGGED = r">{\raggedright\arraybackslash}p{52mm}"
+WRAPPED = 44  # letters that a cell may have in one line; 52 mm hold about as many
 TYPEABLE = 0x17F  # the last letter that pdflatex has in its T1 fonts: Latin, with its accents
 
 
@@ -65,7 +68,9 @@ def _blank(row: Iterable[object]) -> list[object]:
 def to_latex(
     frame: pd.DataFrame, caption: str = "", label: str = "", marks: pd.DataFrame | None = None
 ) -> str:
-    r"""A `table` with booktabs rules, the width of the text at most; needs booktabs and graphicx.
+    r"""A `table` with booktabs rules, the width of the text at most.
+
+    It needs the packages booktabs, graphicx and array.
 
     Text (cells, headings, caption) is escaped; the label is not. Numbers are set as they are. What
     stands in every row alike ("demo figures", say) goes into the caption, to save width.
@@ -79,7 +84,7 @@ def to_latex(
     said = "; ".join(f"{column}: {frame[column].iloc[0]}" for column in alike)
     caption = f"{caption} ({said})".strip() if said else caption
     shown = frame.drop(columns=alike)
-    align = "".join("l" if column in texts else "r" for column in shown)
+    align = "".join(_column(shown[column], column in texts) for column in shown)
     shown = shown.map(lambda cell: latex(cell) if isinstance(cell, str) else cell)
     if marks is not None:
         bold = shown.map(r"\textbf{{{}}}".format)
@@ -89,13 +94,23 @@ def to_latex(
     lines = [r"\begin{table}", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"]
     lines += [rf"\caption{{{latex(caption)}}}"] * bool(caption)
     lines += [rf"\label{{{label}}}"] * bool(label)
-    lines += [r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"]
+    lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     return "\n".join([*lines, tabular.rstrip() + "}", r"\end{table}"]) + "\n"
+
+
+def _column(cells: pd.Series, text: bool) -> str:
+    """How a column is set: numbers to the right, long text that has blanks in several lines."""
+    if not text:
+        return "r"
+    said = cells.fillna("").astype(str)
+    words = said.str.split().explode().fillna("").str.len().max()
+    return RAGGED if said.str.len().max() > WRAPPED >= words else "l"
 
 
 def latex(text: str) -> str:
     """Text that LaTeX sets as it stands here; a sign that it has no letter for becomes its code."""
     escaped = "".join(_sign(sign) for sign in str(text)).replace("\n", " ")
+    escaped = escaped.replace("--", "-{}-")  # or they would be joined to a dash
     # after a row's end LaTeX would read a bracket or star as its argument
     return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
 

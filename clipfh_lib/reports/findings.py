@@ -80,7 +80,7 @@ def _of_images(metrics: pd.DataFrame, folders: Sequence[Path]) -> list[Table]:
     columns = ("rank1", "mAP", "mAP_trapezoid")
     made = [_table("comparison", "All runs", f"{PERCENT}; {BOLD}.", every, chief, columns, best_of)]
     far = results.far_table(chief)
-    said = "`far`: queries whose nearest right image is more than 10 file numbers away, so that "
+    said = "far: queries whose nearest right image is more than 10 file numbers away, so that "
     said += f"it is no neighbour of the same burst; {PERCENT}; {BOLD}."
     made.append(_table("far", "All queries and far ones", said, far, far, results.FAR, best_of))
     for metric in results.ASPECTS:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import yaml
 
 from clipfh_lib import runs
@@ -11,7 +12,7 @@ from clipfh_lib.reports import photographs, tables
 
 COMPARE = "20_compare"
 EVERY = ("10_robustness", "11_attention", "12_identify")  # all their figures are shown
-SOME = {  # of other runs those that no figure of all runs shows
+SOME = {  # of the first other run of each data set and backbone, what no figure of all runs shows
     "01_prepare_data": ("sample", "split_sizes"),
     "02_zero_shot": ("ranked_lists", "across_aspects", "open_set"),
     "08_text_to_image": ("sentences",),
@@ -66,7 +67,7 @@ def of_plan(folders: Iterable[str | Path], own: Path) -> tuple[list[Picture], li
             kept.append(_picture(path.stem, path, _of_all(path.stem, list(params.values()))))
         else:
             left.append(path.stem)
-    for folder in done:
+    for folder in _first(done, params):
         for path in _chosen(folder):
             name = f"{folder.parents[1].name}-{folder.parent.name}-{folder.name}-{path.stem}"
             if photographs.may_stand(path.stem, params[folder].get("data")):
@@ -90,13 +91,32 @@ def _figures(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: place.get(path.stem, len(order)))
 
 
+def _first(folders: Sequence[Path], params: dict[Path, dict]) -> list[Path]:
+    """Of each notebook, data set and backbone the first run; of EVERY all of them."""
+    found = {}
+    for folder in folders:
+        who = (folder.parent.name, params[folder].get("dataset"), params[folder].get("backbone"))
+        found.setdefault(folder if folder.parent.name in EVERY else who, folder)
+    return list(found.values())
+
+
+def _says_something(folder: Path, figure: str) -> bool:
+    """Whether there is more in a figure than a line on why it is empty."""
+    if figure == "open_set":
+        return bool(len(pd.read_csv(folder / "open_set.csv")))
+    if figure == "across_aspects":
+        return pd.read_csv(folder / "across_aspects.csv")["test_aspect"].nunique() > 2
+    return True
+
+
 def _chosen(folder: Path) -> list[Path]:
     """The figures of a run that the report shows."""
     notebook = folder.parent.name
+    names = SOME.get(notebook, ())
     return [
         path
         for path in _figures(folder)
-        if notebook in EVERY or path.stem in SOME.get(notebook, ())
+        if notebook in EVERY or (path.stem in names and _says_something(folder, path.stem))
     ]
 
 

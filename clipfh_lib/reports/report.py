@@ -29,6 +29,7 @@ class Section(NamedTuple):
     title: str
     text: Sequence[str] = ()  # paragraphs
     points: Sequence[str] = ()  # a list
+    folded: Sequence[str] = ()  # a list that a page shows when asked to
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     commands: Sequence[str] = ()
@@ -80,7 +81,7 @@ def of_plan(
         names = dict.fromkeys(j.cell.dataset for j, r in zip(jobs, remarks, strict=True) if r)
         drawn = f"Demo figures (drawn hands): {', '.join(names)}. "
     subtitle = f"{drawn}Every number is read from the run folders of the plan."
-    full = [section for section in sections if any(section[2:7]) or section.empty]
+    full = [section for section in sections if any(section[2:8]) or section.empty]
     return Report(f"Report of the plan {plan}", subtitle, full)
 
 
@@ -93,9 +94,9 @@ def _stands(found: dict[str, Table]) -> Section:
     if tests is None:
         return Section("findings", "What stands", [f"{against.NOTHING.capitalize()}."])
     said = against.sentences(tests.numbers)
-    many = len(tests.numbers)
+    many, stand = len(tests.numbers), int(tests.numbers["stands"].sum())
     text = [
-        f"Of {many} differences {len(said['stand'])} stand and {len(said['open'])} do not. A "
+        f"Of {many} differences {stand} stand and {many - stand} do not. A "
         f"difference stands if Holm's p is at most {holm.LEVEL} and zero lies outside its 95 % "
         "interval; that one does not stand is no proof that there is none."
     ]
@@ -106,8 +107,8 @@ def _stands(found: dict[str, Table]) -> Section:
             "too few for any difference to stand."
         )
     points = [f"Stands: {line}." for line in said["stand"]]
-    points += [f"Does not stand: {line}." for line in said["open"]]
-    return Section("findings", "What stands", text, points, [tests])
+    folded = [f"Does not stand: {line}." for line in said["open"]]
+    return Section("findings", "What stands", text, points, folded, [tests])
 
 
 def _what_ran(jobs: Sequence[Job], folders: Sequence[Path]) -> Section:
@@ -121,9 +122,8 @@ def _what_ran(jobs: Sequence[Job], folders: Sequence[Path]) -> Section:
         text.append("Some ran from files that no commit holds: they cannot be made again exactly.")
     points = [f"{row.run}: {row.why}" for row in passed.itertuples()]
     said = "Code: commit, and whether files had been changed since; weights: start of their SHA-256"
-    return Section(
-        "runs", "What was run", text, points, [_plain("runs", "Runs", f"{said}.", shown)]
-    )
+    made = [_plain("runs", "Runs", f"{said}.", shown)]
+    return Section("runs", "What was run", text, points, tables=made)
 
 
 def _data(folders: Sequence[Path]) -> Section:
@@ -144,7 +144,11 @@ def _data(folders: Sequence[Path]) -> Section:
 
 def _results(found: dict[str, Table]) -> list[Section]:
     here = [found[name] for name in RESULTS if name in found]
-    return [Section("results", "Results", tables=here)] if here else []
+    text = [
+        "Numbers of another data set, gallery or kind of average precision are not to be "
+        "compared: they stand in rows of their own."
+    ]
+    return [Section("results", "Results", text, tables=here)] if here else []
 
 
 def _figures(pictures: Sequence[Picture]) -> Section:
@@ -175,8 +179,8 @@ def _traps(folders: Sequence[Path]) -> Section:
     text = ["The trap reports of 01_prepare_data, without what needs nothing to be done."]
     if shown.empty:
         text = ["No trap report of this plan's data sets has a finding that wants attention."]
-    return Section("traps", "Traps found", text, provenance.seen(folders),
-                   [_plain("traps", "Traps", "", shown)])  # fmt: skip
+    made = [_plain("traps", "Traps", "", shown)]
+    return Section("traps", "Traps found", text, provenance.seen(folders), tables=made)
 
 
 def _limits(folders: Sequence[Path]) -> Section:

@@ -97,7 +97,7 @@ def printed(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 def names(table: pd.DataFrame) -> pd.Series:
     """A short name for each row's run and weights, from what tells them apart."""
-    axes = ["method", "backbone", "recipe", "overrides", "seed"]
+    axes = ["dataset", "method", "backbone", "recipe", "overrides", "seed"]
     told = table.reindex(columns=axes).fillna("").astype(str)
     return against.labels(told.assign(weights=table["weights"], seeds="0").drop(columns="seed")) + (
         ", seed " + told["seed"] if told["seed"].nunique() > 1 else ""

@@ -7,25 +7,28 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from clipfh_lib import files
 from clipfh_lib.reports import author, export
 from clipfh_lib.reports.findings import Table
 from clipfh_lib.reports.pictured import Picture
 from clipfh_lib.reports.report import Report, Section
 
-ROWS = 34  # of a table on one page
+ROWS = 28  # of a table on one page
+WIDE = 170  # letters in a row; a wider table has a page on its side
 PREAMBLE = r"""\documentclass[a4paper,11pt]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
 \IfFileExists{lmodern.sty}{\usepackage{lmodern}}{\usepackage{mathptmx}}
 \usepackage{textcomp,microtype}
-\usepackage[margin=25mm]{geometry}
-\usepackage{booktabs,graphicx,siunitx}
-\usepackage{placeins}
+\usepackage[margin=22mm]{geometry}
+\usepackage{array,booktabs,graphicx,siunitx}
+\usepackage{float,pdflscape}
 \usepackage[hidelinks]{hyperref}
+\floatplacement{table}{H}\floatplacement{figure}{H}
 \setlength{\parindent}{0pt}\setlength{\parskip}{0.6em}
 \setlength{\emergencystretch}{3em}
-\sisetup{detect-all}
 """
 
 
@@ -61,16 +64,39 @@ def name_of(name: str) -> str:
 
 
 def of_table(table: Table) -> str:
-    """A table in parts that fit on a page each; the label is that of the first."""
+    """A table for each data set, in parts that fit on a page each; the label is that of the first.
+
+    What stands in every row of a part goes into its caption.
+    """
     parts = []
-    for start in range(0, len(table.shown), ROWS):
-        shown = table.shown.iloc[start : start + ROWS]
-        marks = None if table.marks is None else table.marks.iloc[start : start + ROWS]
-        more = " (continued)" if start else ""
-        caption = f"{table.title}{more}. {'' if start else table.caption}".strip()
-        label = "" if start else f"tab:{name_of(table.name)}"
-        parts.append(export.to_latex(shown, caption, label, marks))
+    for place, rows in enumerate(_parts(table.shown)):
+        shown = table.shown.loc[rows]
+        shown = shown[[name for name in shown if shown[name].astype(str).str.strip().any()]]
+        marks = None if table.marks is None else table.marks.loc[rows, shown.columns]
+        more = " (continued)" if place else ""
+        caption = f"{table.title}{more}. {'' if place else table.caption}".strip()
+        label = "" if place else f"tab:{name_of(table.name)}"
+        text = export.to_latex(shown, caption, label, marks)
+        turned = f"\\begin{{landscape}}\n{text}\\end{{landscape}}\n"
+        parts.append(turned if _width(shown) > WIDE else text)
     return "\n".join(parts)
+
+
+def _parts(shown: pd.DataFrame) -> list[pd.Index]:
+    """The rows of each part."""
+    by = shown["data set"] if "data set" in shown and len(shown) > ROWS else None
+    groups = [shown.index] if by is None else shown.groupby(by, sort=False).groups.values()
+    return [rows[at : at + ROWS] for rows in groups for at in range(0, len(rows), ROWS)]
+
+
+def _width(shown: pd.DataFrame) -> int:
+    """Letters that the widest cells of a table's columns have together, wrapped and left out."""
+    widest = 0
+    for name in shown:
+        cells = shown[name].astype(str)
+        if len(shown) == 1 or cells.nunique() > 1:
+            widest += min(max(cells.str.len().max(), len(str(name))), export.WRAPPED) + 2
+    return widest
 
 
 def of_picture(picture: Picture) -> str:
@@ -78,7 +104,7 @@ def of_picture(picture: Picture) -> str:
     name = name_of(picture.name)
     return "\n".join(
         [
-            r"\begin{figure}[htbp]",
+            r"\begin{figure}",
             r"\centering",
             r"\includegraphics[width=\textwidth,height=0.8\textheight,keepaspectratio]"
             f"{{figures/{name}.pdf}}",
@@ -99,10 +125,9 @@ def document(report: Report) -> str:
 
 
 def _section(section: Section) -> str:
-    parts = [r"\clearpage" if section.tables or section.pictures else ""]
-    parts += [rf"\section{{{export.latex(section.title)}}}\label{{sec:{section.name}}}"]
+    parts = [rf"\section{{{export.latex(section.title)}}}\label{{sec:{section.name}}}"]
     parts += [export.latex(paragraph) + "\n" for paragraph in section.text]
-    parts += _items(section.points)
+    parts += _items([*section.points, *section.folded])
     if section.markdown:
         parts.append(author.to_latex(section.markdown))
     elif section.empty:
@@ -111,9 +136,9 @@ def _section(section: Section) -> str:
     parts += [rf"\input{{figures/{name_of(picture.name)}.tex}}" for picture in section.pictures]
     if section.commands:
         lines = [rf"\texttt{{{export.latex(line)}}}" for line in section.commands]
-        lines = [line.replace(" ", " \\allowbreak{}") for line in lines]
+        lines = [line.replace("'", r"\textquotesingle{}") for line in lines]
         parts += [r"\begin{flushleft}\footnotesize", "\\\\\n".join(lines), r"\end{flushleft}"]
-    return "\n".join([part for part in parts if part] + [r"\FloatBarrier"])
+    return "\n".join(parts)
 
 
 def _items(points: Sequence[str]) -> list[str]:
