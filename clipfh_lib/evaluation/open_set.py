@@ -150,9 +150,9 @@ def probes(
     test_aspect: str,
     distance: search.Distance,
 ) -> Probes:
-    """Search each val image among those of the other val people, all of the test aspect.
+    """Score each val image against those of the other val people, all of the test aspect.
 
-    Of aspect "all" every val image is searched among those of every aspect.
+    Of aspect "all" that is against images of every aspect.
     """
     val, reason = verification.val_images(array, table, split, test_aspect)
     if reason:
@@ -164,41 +164,35 @@ def probes(
     return Probes(scores, first, "" if pair.any() else "all val images are near one another")
 
 
-def expected_fpir(val: Probes, people: float, threshold: float, each: int = 1) -> float:
-    """FPIR to expect of val people, searched for in a gallery with `each` images of each person.
+def expected_fpir(val: Probes, people: float, threshold: float) -> float:
+    """FPIR to expect of val people, searched for in a gallery with one image each of `people`.
 
-    A search compares a val image with random images of each enrolled person, and is right where
+    A search compares a val image with one random image of each enrolled person, and is right where
     all of them stay below the threshold: the mean over the M val people's images of
 
-        1 - prod_j (share of draws of `each` of person j's images that all stay below)
-            ** (people / (M - 1))
+        1 - prod_j (1 - share of person j's images at or above the threshold) ** (people / (M - 1))
 
     over the M - 1 others. With as many enrolled as others that is the exact mean over all galleries
-    of so many images each. With more it assumes that they are the same M - 1 kinds of people, in
-    equal numbers; few people show few kinds, so FPIR comes out too low then (simulated people, one
-    image each, where 10 % was expected: 10 % with 50 val people and 49 enrolled, 14 % with 50 and
-    250, 20 % with 6 and 30), though by less than if a gallery of M - 1 were taken for the larger
-    one. `val_fpir` says what became of it. Others who are too near in file numbers with all images
-    count for nobody; of one with fewer images than `each`, all of them are compared.
+    of one image each. With more it assumes that they are the same M - 1 kinds of people, in equal
+    numbers; few people show few kinds, so FPIR comes out too low then (simulated people, where 10 %
+    was expected: 10 % with 50 val people and 49 enrolled, 14 % with 50 and 250, 20 % with 6 and
+    30), though by less than if a gallery of M - 1 were taken for the larger one. `val_fpir` says
+    what became of it. Others who are too near in file numbers with all images count for nobody.
     """
     compared = np.add.reduceat(val.scores > -np.inf, val.first, axis=1, dtype=np.float64)
     reached = np.add.reduceat(val.scores >= threshold, val.first, axis=1, dtype=np.float64)
-    below = np.zeros(len(val.scores))
-    with np.errstate(divide="ignore"):  # a person of whose images one must reach it: log 0
-        for drawn in range(min(each, int(compared.max(initial=0)))):  # one image after the other
-            left = np.maximum(compared - drawn, 1)
-            there = np.where(compared > drawn, np.minimum(reached, left), 0)
-            below += np.log1p(-there / left).sum(axis=1)
+    with np.errstate(divide="ignore"):  # a person whose every image reaches it: log 0
+        below = np.log1p(-reached / np.maximum(compared, 1)).sum(axis=1)
     others = (compared > 0).sum(axis=1)
     seen = others > 0
     return float((1 - np.exp(below[seen] * people / others[seen])).mean())
 
 
-def threshold_at(val: Probes, people: float, fpir: float, each: int = 1) -> float:
+def threshold_at(val: Probes, people: float, fpir: float) -> float:
     """Smallest float32 threshold at which `expected_fpir` is at most `fpir`, by bisection."""
     scores = np.unique(val.scores[val.scores > -np.inf])
     above = np.nextafter(scores, np.float32(np.inf))  # FPIR only falls just above a score
-    enough = bisect_left(above, True, key=lambda t: expected_fpir(val, people, t, each) <= fpir)
+    enough = bisect_left(above, True, key=lambda t: expected_fpir(val, people, t) <= fpir)
     return float(above[enough])
 
 

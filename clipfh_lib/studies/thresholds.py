@@ -3,43 +3,42 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pandas as pd
 
 from clipfh_lib.data import splits
 from clipfh_lib.evaluation import metrics, open_set, trials, verification
 from clipfh_lib.evaluation.embeddings import Embeddings
 
-SIZES = [2**power for power in range(21)]  # people in a gallery: 1 to a million
+SIZES = [2**power for power in range(21)]  # images in a gallery: 1 to a million
 
 
 @dataclass(frozen=True)
 class Threshold:
     """Thresholds of a gallery, and on what they rest.
 
-    `far` is the share of false accepts that is allowed. For two images it is counted in pairs of
-    two people. For a search it is counted in searches of people who are not enrolled, any of whose
-    comparisons may go wrong (FPIR in `open_set`), so the threshold rises with the gallery.
+    `far` is the share of false accepts that is allowed: of pairs of two people where two images
+    are compared; of searches for people who are not enrolled where a gallery is searched. One of
+    many comparisons can go wrong there, so that threshold rises with the gallery.
 
     Attributes:
         far: 0..1.
-        each: images of an enrolled person that the searches were reckoned with.
-        sizes: numbers of people, rising.
-        searches: threshold of a search in a gallery of each size.
+        sizes: numbers of enrolled images, rising.
+        searches: threshold of a search among so many.
+        search_pairs: impostor pairs that these rest on, of any two aspects.
         pair: threshold of two images.
-        people: val people.
-        probes: their images, each searched for in vain.
-        pairs: of images of two val people.
+        pairs: impostor pairs that it rests on, of one aspect each.
+        people: val people, who make all these pairs.
         reason: why there is no threshold; then the other fields are empty.
     """
 
     far: float
-    each: int = 1
     sizes: tuple[int, ...] = ()
     searches: tuple[float, ...] = ()
+    search_pairs: int = 0
     pair: float = float("inf")
-    people: int = 0
-    probes: int = 0
     pairs: int = 0
+    people: int = 0
     reason: str = ""
 
     def search(self, images: int) -> float | None:
@@ -48,34 +47,36 @@ class Threshold:
         It is that of the next larger size, so after somebody was added or removed no more than
         `far` is expected. A gallery beyond the largest size has none.
         """
-        fits = [size * self.each >= images for size in self.sizes]
+        fits = [size >= images for size in self.sizes]
         return self.searches[fits.index(True)] if any(fits) else None
 
     def table(self, images: int) -> pd.DataFrame:
         """What the thresholds are and on what they rest: a row for searches and one for pairs.
 
-        A (!) marks what is too little: fewer searches or pairs than the rule of 30 asks for; more
-        enrolled people than there are other val people, whose few kinds of hands must then stand
-        for all, so that more false accepts come than were allowed.
+        A (!) marks fewer pairs than the rule of 30 asks for. Pairs of few people are not
+        independent, so that many of them still say little.
         """
         if self.reason:
             return pd.DataFrame({"threshold of": ["nothing"], "because": [self.reason]})
-        need = round(verification.ERRORS / self.far)
-        people = -(-images // self.each)
-        many = f"{people:,} people, {self.each} images each" + " (!)" * (people > self.people - 1)
-        rests = [
-            f"{count:,} {of} of {self.people} val people" + f", not {need:,} (!)" * (count < need)
-            for count, of in ((self.probes, "searches"), (self.pairs, "pairs"))
-        ]
         return pd.DataFrame(
-            {
-                "threshold of": ["a search", "two images"],
-                "similarity": [self.search(images), self.pair],
-                "false accepts": [f"{self.far:g} of searches in vain", f"{self.far:g} of pairs"],
-                "gallery": [many, ""],
-                "rests on": rests,
-            }
+            [
+                self._row(f"a search among {images:,}", self.search(images), "searches in vain")
+                | self._rests(of_a_pair(self.far, images), self.search_pairs),
+                self._row("two images", self.pair, "pairs") | self._rests(self.far, self.pairs),
+            ]
         )
+
+    def _row(self, what: str, similarity: float | None, of: str) -> dict[str, object]:
+        said = f"{self.far:g} of {of}"
+        return {"threshold of": what, "similarity": similarity, "false accepts": said}
+
+    def _rests(self, far: float, pairs: int) -> dict[str, str]:
+        need = verification.ERRORS / far
+        return {
+            "of one comparison": f"{far:.2g}",
+            "rests on": f"{pairs:,} impostor pairs of {self.people} people",
+            "rule of 30": f"{need:,.0f} pairs" + " (!)" * (pairs < need),
+        }
 
     def dump(self) -> dict:
         """Plain values for JSON, which `load` reads."""
@@ -86,10 +87,22 @@ def load(content: dict) -> Threshold:
     """What `Threshold.dump` gave.
 
     Raises:
-        TypeError: fields are missing or unknown.
+        KeyError: a field is missing.
+        TypeError: a field is unknown.
     """
     lists = {name: tuple(content[name]) for name in ("sizes", "searches")}
     return Threshold(**content | lists)
+
+
+def of_a_pair(far: float, images: int) -> float:
+    """FAR of one comparison, so that `images` of them together have `far`, were they independent.
+
+    Solves 1 - (1 - x) ** images = far. That is cautious: some people are taken for others more
+    easily, and the left side is concave in x, so that its mean over people is no more than its
+    value at their mean x (Jensen), where who is enrolled is drawn at random. Of people who are
+    unlike those whose pairs set the threshold it promises nothing.
+    """
+    return float(-np.expm1(np.log1p(-far) / max(images, 1)))
 
 
 def choose(
@@ -97,33 +110,31 @@ def choose(
 ) -> Threshold:
     """Choose thresholds on the val people of a split.
 
-    A search threshold is the lowest at which `open_set.expected_fpir` of the val people is at most
-    `far`, in a gallery of those who are enrolled and in galleries of 1, 2, 4, ... people. Few val
-    people show few kinds of hands: in a gallery of many more people FPIR comes out higher than what
-    is expected, see there. Images within 10 file numbers of each other are not compared.
+    That of a search is the lowest at which `of_a_pair` of the pairs of two val people reach it, of
+    any two aspects, as a gallery holds them. `open_set.threshold_at` is not taken here: it reckons
+    with the val people as if nobody else were enrolled, and with ten of them named 16 % of drawn
+    strangers where 10 % were allowed (12 draws; this one 10 %). That of two images is the lowest at
+    which the share `far` of pairs of one aspect reach it, as in `verification`. Images within 10
+    file numbers of each other are not compared.
 
     Args:
         found: embeddings of the val images at least, with their table.
         data: the split, whose val people must not train (data.val: held_out).
         far: 0..1.
-        enrolled: the person of each enrolled image; of the mean number of images, rounded up, a
-            person is taken to have as many.
+        enrolled: the person of each enrolled image.
     """
     val = open_set.probes(*found, data.split, trials.POOLED, "cosine")
     if val.reason:
         return Threshold(far, reason=val.reason)
+    scores = val.scores[np.triu(val.scores > -np.inf, 1)]
     pairs = verification.val_impostors(*found, data.split, trials.POOLED, "cosine").scores
-    people = max(len(set(enrolled)), 1)
-    each = max(-(-len(enrolled) // people), 1)
-    sizes = sorted({*SIZES, people})
-    searches = [open_set.threshold_at(val, size, far, each) for size in sizes]
+    sizes = sorted({*SIZES, max(len(enrolled), 1)})
     return Threshold(
         far=far,
-        each=each,
         sizes=tuple(sizes),
-        searches=tuple(searches),
+        searches=tuple(metrics.threshold_at(scores, of_a_pair(far, size)) for size in sizes),
+        search_pairs=len(scores),
         pair=metrics.threshold_at(pairs, far),
-        people=len(val.first),
-        probes=len(val.scores),
         pairs=len(pairs),
+        people=len(val.first),
     )
