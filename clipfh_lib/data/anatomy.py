@@ -15,7 +15,7 @@ from clipfh_lib.data import masks
 SIDE = 160  # longest side in pixels of the outline that is read
 FINGER = 0.26  # half the width of a finger in radii of the palm, where its neighbours touch it
 ROOT = 1.15  # radii of the palm from its middle to the roots of the fingers
-TIP = 1.45  # at least as far is a tip
+TIP = 1.35  # at least as far is a tip
 
 
 class Finger(NamedTuple):
@@ -197,7 +197,8 @@ def _fingers(mask: np.ndarray, tips: np.ndarray, palm: np.ndarray, radius: float
     way /= np.hypot(*way.T)[:, None]
     y, x = np.nonzero(mask)
     points = np.stack([x, y], axis=1).astype(np.float64)
-    points = points[np.hypot(*(points - palm).T) > 1.1 * radius][::2]
+    points = points[np.hypot(*(points - palm).T) > 1.1 * radius]
+    points = points[:: 1 + len(points) // 500]
     for _ in range(3):
         normal = np.stack([-way[:, 1], way[:, 0]], axis=1)
         off = points @ normal.T - (tips * normal).sum(axis=1)  # (n, k)

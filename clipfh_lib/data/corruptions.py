@@ -144,7 +144,7 @@ def _exposed(stops: float, image: np.ndarray, severity: int, draw: np.random.Gen
 def _colour_cast(image: np.ndarray, severity: int, draw: np.random.Generator) -> np.ndarray:
     """Coloured light of any hue; the channel that it has most of stays as it is."""
     turn = draw.uniform(0, 2 * np.pi) + np.array([0, 2, 4]) * np.pi / 3
-    gains = np.exp(0.065 * severity * np.cos(turn))
+    gains = np.exp(0.05 * severity * np.cos(turn))
     return _gain(image, gains / gains.max())
 
 
@@ -253,7 +253,7 @@ ON_THE_HAND = {
 }
 CONDITIONS: dict[str, Callable] = {
     "darker": partial(_exposed, -0.75),
-    "brighter": partial(_exposed, 0.3),
+    "brighter": partial(_exposed, 0.22),
     "colour_cast": _colour_cast,
     "uneven_light": _uneven_light,
     "rotation": _rotation,

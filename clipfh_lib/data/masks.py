@@ -10,7 +10,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-SIDE = 160  # longest side in pixels at which the hand is looked for; finer is a cost without use
+SIDE = 160  # longest side in pixels at which the hand is looked for; finer finds no more
 DARKER = 0.35  # of a difference in brightness counts, so that a shadow is nearer to paper than skin
 WARMER = 0.5  # of what is redder or yellower counts again: pale skin in full light is hardly darker
 SURE = 8.0  # this far from the paper, in CIELAB units, is a part of the hand or of its shadow
@@ -48,7 +48,7 @@ def hand(pixels: np.ndarray) -> np.ndarray:
 def hand_of(image: np.ndarray) -> np.ndarray:
     """One picture (H, W, 3) -> its mask (H, W) bool; see `hand`."""
     height, width = image.shape[:2]
-    away = _from_paper(_small(image))
+    away = _from_paper(_sized(image))
     sure = away[away > SURE]
     begins = np.float32(np.clip(HALF * np.median(sure), LEAST, MOST) if len(sure) else MOST)
     kept = _largest((away > begins).astype(np.uint8))
@@ -73,13 +73,12 @@ def background(image: np.ndarray) -> np.ndarray:
     return np.median(ring[_paper(lab)], axis=0).astype(np.uint8)
 
 
-def _small(image: np.ndarray) -> np.ndarray:
-    """At most SIDE pixels long, as means over areas; never enlarged."""
+def _sized(image: np.ndarray) -> np.ndarray:
+    """SIDE pixels long: means over areas, or, from less, pixels between pixels."""
     factor = SIDE / max(image.shape[:2])
-    if factor >= 1:
-        return image
     size = [max(2, round(side * factor)) for side in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, size, interpolation=how)
 
 
 def _ring(image: np.ndarray) -> np.ndarray:
@@ -135,7 +134,8 @@ def _apart(away: np.ndarray) -> np.ndarray:
 
 def _largest(mask: np.ndarray) -> np.ndarray:
     """The largest piece of a mask (h, w) uint8, without the small holes in it."""
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, cross)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     if count < 2:
         return np.zeros_like(mask)
