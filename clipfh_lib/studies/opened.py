@@ -1,5 +1,7 @@
 """The network of the run that a study looks into, as that run compares images."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -8,8 +10,8 @@ from clipfh_lib import files, runs, studied
 from clipfh_lib.data import splits
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.files import InputError
-from clipfh_lib.learning import PromptSgParams, TrainedParams
-from clipfh_lib.methods import prompt_sg
+from clipfh_lib.learning import MbaNetParams, PromptSgParams, TrainedParams
+from clipfh_lib.methods import mba_net, prompt_sg
 from clipfh_lib.models import backbones, objective, towers
 from clipfh_lib.models.backbones import Preprocess
 from clipfh_lib.study import StudyParams
@@ -18,31 +20,19 @@ BEST = "checkpoints/best.safetensors"
 OWN = "objective."  # the heads of CLIP-ReID where prompts trained on beside them
 
 
-class Logits(nn.Module):
-    """(B, 3, H, W) -> (B, P), one for each training person, by the head that was trained."""
-
-    def __init__(self, encoder: nn.Module, heads: objective.Objective):
-        super().__init__()
-        self.encoder, self.heads = encoder, heads
-
-    def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        return self.heads.logits(towers.levels(self.encoder, images))
-
-
 class Opened(NamedTuple):
     """What a run compares, on the CPU and in eval mode.
 
     `embedder` has `encode_image`, (B, 3, H, W) -> (B, F), with the heads where the run's feature is
     theirs; `encoder` is the backbone within; `weights` stands in the column of that name; `logits`
-    is none where the run kept no head that reads an image alone.
+    gives (B, P), one for each training person, and is none where the run kept no head for that.
     """
 
     embedder: nn.Module
     encoder: nn.Module
     preprocess: Preprocess
     weights: str
-    logits: nn.Module | None
+    logits: Callable[[Tensor], Tensor] | None
 
 
 def open(p: StudyParams, data: splits.Prepared | None) -> Opened:
@@ -66,14 +56,21 @@ def open(p: StudyParams, data: splits.Prepared | None) -> Opened:
                     f"of_run: PromptSG speaks of the aspects of {p.of.dataset}; study it there"
                 )
             embedder = prompt_sg.reopen(encoder, made, state, prompt_sg.aspects_of(data))
+        elif isinstance(made, MbaNetParams):
+            embedder = mba_net.reopen(encoder, made, state)
+            logits = embedder.logits if made.loss_use_id else None
         elif isinstance(made, TrainedParams):
             own = {k.removeprefix(OWN): v for k, v in state.items() if k.startswith(OWN)}
             heads = objective.reopen(made, towers.widths(encoder), own or state)
             embedder = objective.embedder(encoder, heads)
             if {"id", "arcface", "cosface"} & set(heads.on):
-                logits = Logits(encoder, heads).eval()
+                logits = functools.partial(_named, encoder, heads)
     embedder = embedder.eval().requires_grad_(False)
     return Opened(embedder, encoder, preprocess, weights, logits)
+
+
+def _named(encoder: nn.Module, heads: objective.Objective, images: Tensor) -> Tensor:
+    return heads.logits(towers.levels(encoder, images))
 
 
 def heads_of(p: StudyParams) -> dict[str, Tensor]:
