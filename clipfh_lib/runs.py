@@ -37,6 +37,7 @@ NOT_TRAINED = {
     *("embed", "evaluation", "loader", "naming", "device"),
 }
 NOT_OF_FIT = {"keep_epochs", "resume_from"}
+DPI = 300  # of figures as PNG, and of the pictures within a PDF
 
 
 def folder(notebook: str, p: Common | str, outputs: str | Path) -> Path:
@@ -233,14 +234,12 @@ class Run:
         self.facts |= facts
 
     def save_figure(self, name: str, figure: object) -> object:
-        """Write figures/<name>.pdf and .png; gives the figure back, so that a notebook shows it."""
+        """Write figures/<name>.pdf and .png, as wide as the figure is; gives the figure back."""
         for suffix in ("pdf", "png"):
-            data = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {"dpi": 200}
+            data = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {}
             files.write(
                 self.folder / "figures" / f"{name}.{suffix}",
-                lambda path, s=suffix, d=data: figure.savefig(
-                    path, format=s, bbox_inches="tight", **d
-                ),
+                lambda path, s=suffix, d=data: figure.savefig(path, format=s, dpi=DPI, **d),
             )
         return figure
 

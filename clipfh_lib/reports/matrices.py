@@ -53,7 +53,10 @@ def across_aspects(
             if not np.isnan(value[row, column]):
                 ends = f"[{low[row, column] * 100:.0f}, {high[row, column] * 100:.0f}]"
                 text = f"{value[row, column] * 100:.1f}\n{ends}"
-                look = {"fontsize": 6, "color": "white" if value[row, column] > 0.55 else "black"}
+                look = {
+                    "fontsize": style.SMALL,
+                    "color": "white" if value[row, column] > 0.55 else "black",
+                }
                 axes.text(column, row, text, ha="center", va="center", **look)
         turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(len(names)), words, **turn)

@@ -53,8 +53,8 @@ def image_grid(
             lines.append((name if start == 0 else "", places[start : start + columns]))
     tall = style.WIDTH / (columns + 0.5 * bool(group)) * pictures.shape[1] / pictures.shape[2]
     said = [f"{'person ' * (captions == 'pid')}{value}" for value in table[captions]]
-    said = [wrap(text, 144 // columns, max_lines=5, placeholder=" …") or [""] for text in said]
-    below = 0.1 + 0.1 * max(len(text) for text in said)
+    said = [wrap(text, 136 // columns, max_lines=5, placeholder=" …") or [""] for text in said]
+    below = 0.1 + 0.115 * max(len(text) for text in said)
     figure = style.new(table, dataset, limited, 0.35 + (tall + below) * len(lines))
     grid = figure.subplots(len(lines), columns, squeeze=False)
     for row, (name, places) in zip(grid, lines, strict=True):
@@ -63,9 +63,8 @@ def image_grid(
         for axes, place in zip(row, places, strict=False):
             caption = "\n".join(said[place])
             axes.imshow(pictures[place])
-            axes.text(
-                0.5, -0.04, caption, transform=axes.transAxes, ha="center", va="top", fontsize=6
-            )
+            below = {"ha": "center", "va": "top", "fontsize": style.SMALL}
+            axes.text(0.5, -0.04, caption, transform=axes.transAxes, **below)
         if name:
             spoken = style.ASPECTS.get(str(name), str(name)).replace(" ", "\n")
             row[0].text(-0.1, 0.5, spoken, transform=row[0].transAxes, ha="right", va="center")
@@ -124,7 +123,7 @@ def ranked_lists(
         first = "no right image" if pd.isna(query["rank"]) else f"right at rank {query['rank']:.0f}"
         name = f"{kind}person {query['pid']}\n{first}"
         picture = pictures[_place(place, query["query"])]
-        _framed(row[0], picture, name, "black", "-")
+        framed(row[0], picture, name, "black", "-")
         for rank, (axes, column) in enumerate(zip(row[2:], top, strict=True), 1):
             if pd.isna(query[column]):  # a gallery smaller than the row
                 axes.axis("off")
@@ -134,7 +133,7 @@ def ranked_lists(
             found = images.iloc[number]
             side = style.ASPECTS.get(found["aspect"], "") if mixed else ""
             caption = f"{sign} {found['pid']}" + f"\n{side}" * bool(side)
-            _framed(axes, pictures[number], caption, colour, line)
+            framed(axes, pictures[number], caption, colour, line)
     grid[0, 0].set_title("query")
     for rank, axes in enumerate(grid[0, 2:], 1):
         axes.set_title(f"rank {rank}")
@@ -178,7 +177,12 @@ def searched(
         said = wrap(f"“{sentence}”", 26, max_lines=6, placeholder=" …")
         if "kind" in part:
             said.insert(0, f"{part['kind'].iloc[0]}, right at rank {part['first'].iloc[0]}:")
-        text = {"ha": "left", "va": "center", "fontsize": 6.5, "transform": row[0].transAxes}
+        text = {
+            "ha": "left",
+            "va": "center",
+            "fontsize": style.SMALL,
+            "transform": row[0].transAxes,
+        }
         row[0].text(0, 0.5, "\n".join(said), **text)
         for place, one in part.iterrows():
             sign, colour, line = "", "black", "-"
@@ -187,7 +191,7 @@ def searched(
             axes = row[int(one["rank"])]
             axes.axis("on")
             caption = f"{sign} {one['similarity']:.2f}".strip()
-            _framed(axes, pictures[place], caption, colour, line)
+            framed(axes, pictures[place], caption, colour, line)
     for rank, axes in enumerate(grid[0, 1:], 1):
         axes.set_title(f"rank {rank}")
     return figure
@@ -199,13 +203,14 @@ def _place(place: dict[str, int], image: str) -> int:
     return place[image]
 
 
-def _framed(axes: Axes, picture: np.ndarray, caption: str, colour: str, line: object) -> None:
+def framed(axes: Axes, picture: np.ndarray, caption: str, colour: str, line: object) -> None:
+    """A picture in a frame of that colour and line, with its caption below."""
     axes.imshow(picture)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(visible=True, edgecolor=colour, linewidth=1.6, linestyle=line, capstyle="butt")
-    axes.set_xlabel(caption, fontsize=6.5, color=colour, labelpad=2)
+    axes.set_xlabel(caption, fontsize=style.SMALL, color=colour, labelpad=2)
 
 
 def _check(table: pd.DataFrame, pictures: np.ndarray) -> None:

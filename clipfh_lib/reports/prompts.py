@@ -59,8 +59,8 @@ def similarity(found: pd.DataFrame, dataset: str | None = None, limited: bool = 
     aspects = list(square.index.get_level_values("aspect"))
     if len(value) <= NAMED:
         names = [str(pid) for pid in square.index.get_level_values("pid")]
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
-        axes.set_yticks(range(len(names)), names, fontsize=5)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=style.SMALL)
+        axes.set_yticks(range(len(names)), names, fontsize=style.SMALL)
         axes.set(xlabel="person", ylabel="person")
     else:
         axes.set_xticks([])
@@ -112,7 +112,11 @@ def layout(found: pd.DataFrame, dataset: str | None = None, limited: bool = Fals
     if len(text) <= NAMED:
         for (pid, _), row in text.iterrows():
             axes.annotate(
-                str(pid), (row["x"], row["y"]), (3, 2), textcoords="offset points", fontsize=5.5
+                str(pid),
+                (row["x"], row["y"]),
+                (3, 2),
+                textcoords="offset points",
+                fontsize=style.SMALL,
             )
     axes.set_xticks([])
     axes.set_yticks([])

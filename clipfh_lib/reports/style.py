@@ -1,12 +1,13 @@
 """How every figure looks, and what each says of its data set.
 
-Every figure is 160 mm wide with letters of 8 points, in colours that colour-blind readers tell
-apart, and in line styles, markers and hatches that a grey copy keeps. A figure names its data set;
-where the table has no column `dataset` the caller does, so that none on drawn hands can fail to
-say "demo figures".
+Every figure is as wide as one text column or as two, with letters of 7 to 8.5 points there, in
+colours that colour-blind readers tell apart, and in line styles, markers and hatches that a grey
+copy keeps. A figure names its data set; where the table has no column `dataset` the caller does, so
+that none on drawn hands can fail to say "demo figures".
 """
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib
 import pandas as pd
@@ -19,8 +20,11 @@ from matplotlib.ticker import (
 from clipfh_lib.files import InputError
 from clipfh_lib.reports import tables
 
-WIDTH = 6.3  # inches: 160 mm, the text width of a thesis page
+COLUMN, WIDTH = 88 / 25.4, 180 / 25.4  # inches: one and two text columns of a journal's page
+SMALL = 7  # points, of the smallest letters
+MOST = 7  # series in one panel, each with a colour of its own
 STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: alike on every machine
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -40,29 +44,30 @@ STYLE = {
     "grid.color": "0.88",
     "hatch.linewidth": 0.5,
     "legend.frameon": False,
-    "pdf.fonttype": 42,
+    "pdf.fonttype": 42,  # TrueType: letters stay letters, which printers and search can read
 }
-# Okabe and Ito's colours; each with a line and a marker of its own
+# Okabe and Ito's colours (Color Universal Design, 2008), each with a line and a marker of its own.
+# Neighbours in this order differ by at least 11 in lightness (CIE L*), which a grey copy keeps.
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
 )  # fmt: skip
 GREY = "#6E6E6E"
 LOOKS = [
     (BLUE, "-", "o"),
-    (VERMILION, "--", "s"),
-    (GREEN, "-.", "^"),
-    (PURPLE, (0, (5, 1, 1, 1, 1, 1)), "v"),
-    (ORANGE, (0, (7, 2)), "P"),
-    (SKY, (0, (3, 1)), "X"),
+    (ORANGE, "--", "s"),
+    (VERMILION, "-.", "^"),
+    (SKY, (0, (5, 1, 1, 1, 1, 1)), "v"),
+    (GREEN, (0, (7, 2)), "P"),
     ("#000000", (0, (1, 1)), "*"),
+    (PURPLE, (0, (3, 1)), "X"),
 ]
 WEIGHTS = {  # the same look in every figure
     "trained": LOOKS[0],
     "pretrained": LOOKS[1],
     "untrained": LOOKS[2],
-    "trained_reranked": LOOKS[5],
+    "trained_reranked": LOOKS[3],
     "pretrained_reranked": LOOKS[4],
-    "untrained_reranked": LOOKS[3],
+    "untrained_reranked": LOOKS[6],
     "pixels": (GREY, ":", "D"),
 }
 ASPECTS = {
@@ -106,16 +111,47 @@ def headline(frame: pd.DataFrame, dataset: str | None, limited: bool = False) ->
     return f"data set {named}" if named else ""
 
 
-def new(frame: pd.DataFrame, dataset: str | None, limited: bool, height: float) -> Figure:
-    """An empty figure of full width with its headline."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.suptitle(headline(frame, dataset, limited), x=0.01, ha="left")
+def new(
+    frame: pd.DataFrame,
+    dataset: str | None,
+    limited: bool,
+    height: float,
+    width: float = WIDTH,
+    said: str = "",
+) -> Figure:
+    """An empty figure with its headline.
+
+    Args:
+        frame: what is drawn; names its data sets where `dataset` does not.
+        dataset: its name.
+        limited: data.limit was set.
+        height: inches, of a headline of one line; each more makes the figure higher.
+        width: inches, COLUMN or WIDTH.
+        said: what the headline says after the data set, e.g. what was left out.
+    """
+    text = ", ".join(filter(None, [headline(frame, dataset, limited), said]))
+    text = fill(text, round(15.5 * width))
+    figure = Figure(figsize=(width, height + 0.13 * text.count("\n")), layout="constrained")
+    figure.suptitle(text, x=0.01, ha="left")
     return figure
+
+
+def by_content(frame: pd.DataFrame, width: float | None) -> float:
+    """The width that was asked for, else that of one text column for a single panel."""
+    alone = sum(len(galleries(part)) for part, _ in rows(frame)) == 1
+    return width or (COLUMN if alone else WIDTH)
+
+
+def lines(frame: pd.DataFrame, width: float) -> int:
+    """Rows of panels that `grid` makes in a figure of this width."""
+    several = [len(galleries(part)) for part, _ in rows(frame)]
+    return len(several) if width > COLUMN else sum(several)
 
 
 def saying(frame: pd.DataFrame, dataset: str | None, limited: bool, text: str) -> Figure:
     """A figure that says why there is nothing to draw; without axes Jupyter would not show it."""
-    figure = new(frame, dataset, limited, 0.9)
+    text = fill(text, round(14.5 * COLUMN))
+    figure = new(frame, dataset, limited, 0.75 + 0.13 * text.count("\n"), COLUMN)
     axes = figure.subplots()
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
@@ -183,14 +219,52 @@ def _doubles(frame: pd.DataFrame, columns: list[str]) -> list[str]:
     return sorted(doubled - kept)
 
 
+def fewer(frame: pd.DataFrame, most: int = MOST) -> tuple[pd.DataFrame, str]:
+    """Series that one panel can hold: of too many the first run of each backbone and method.
+
+    First in the order of the table, which is the plan's: no test number chooses. Of a run its first
+    weights are kept, which is what it trained or, of zero-shot, what it took; `pixels` stay. Where
+    that is still too much, each backbone has a panel of its own (`rows`).
+
+    Args:
+        frame: of `series`; without `backbone` and `method` it comes back whole.
+        most: series in a panel.
+
+    Returns:
+        The frame, and what a headline must say of it: "" if nothing was left out.
+    """
+    who = [name for name in ("dataset", "backbone", "method") if name in frame]
+    if frame["label"].nunique() <= most or not {"backbone", "method"} <= set(frame):
+        return frame, ""
+    pixels, before = frame["weights"] == "pixels", frame["label"].nunique()
+    first = frame[~pixels].groupby(who, sort=False)["label"].transform("first")
+    frame = frame[pixels | (frame["label"] == first.reindex(frame.index))]
+    backbones = list(frame.loc[frame["weights"] != "pixels", "backbone"].unique())
+    if frame["label"].nunique() > most and len(backbones) > 1:
+        pixels = frame["weights"] == "pixels"
+        parts = [frame[(frame["backbone"] == one) | pixels].assign(panel=one) for one in backbones]
+        frame = pd.concat(parts, ignore_index=True)
+    alone = ["backbone"] * ("panel" in frame)  # one run each: its recipe tells nothing apart
+    more = [name for name in ("recipe", "seed", "run", "overrides", *alone) if name in frame]
+    names = tables.labels(frame.drop(columns=more))
+    shown = len(frame.loc[frame["weights"] != "pixels", who].drop_duplicates())
+    frame = frame.assign(label=names.where(frame["weights"] != "pixels", frame["label"]))
+    return frame, f"the first run of each backbone and method, {shown} of {before} curves"
+
+
 def rows(frame: pd.DataFrame) -> list[tuple[pd.DataFrame, str]]:
-    """A figure's rows of panels: one per data set and test aspect, with its name in words.
+    """A figure's rows of panels: one per data set, backbone (`fewer`) and test aspect, with a name.
 
     Where aspects are pooled (`all`) that is the only row of its data set.
     """
     parts = [("", frame)]
-    if "dataset" in frame and frame["dataset"].nunique() > 1:
-        parts = [(f"{name}, ", part) for name, part in frame.groupby("dataset", sort=False)]
+    for column in ("dataset", "panel"):
+        if column in frame and frame[column].nunique() > 1:
+            parts = [
+                (f"{front}{name}, ", part)
+                for front, whole in parts
+                for name, part in whole.groupby(column, sort=False)
+            ]
     found = []
     for front, part in parts:
         here = tables.aspects(part["test_aspect"])
@@ -216,15 +290,19 @@ def panel_title(name: str, gallery: str) -> str:
 
 
 def grid(figure: Figure, frame: pd.DataFrame) -> list[tuple[Axes, pd.DataFrame, str]]:
-    """One panel per row (`rows`) and gallery, from the left, with what it shows and its title."""
-    lines = rows(frame)
-    wide = max(len(galleries(part)) for part, _ in lines)
-    axes = figure.subplots(len(lines), wide, sharex=True, sharey=True, squeeze=False)
+    """One panel per row (`rows`) and gallery, from the left, with what it shows and its title.
+
+    In a figure of one text column the panels stand below each other.
+    """
+    parts = []
+    for part, name in rows(frame):
+        here = [(part[part["gallery"] == one], panel_title(name, one)) for one in galleries(part)]
+        parts += [here] if figure.get_figwidth() > COLUMN else [[panel] for panel in here]
+    wide = max(map(len, parts))
+    axes = figure.subplots(len(parts), wide, sharex=True, sharey=True, squeeze=False)
     found = []
-    for row, (part, name) in zip(axes, lines, strict=True):
-        here = galleries(part)
-        for panel, gallery in zip(row, here, strict=False):
-            found.append((panel, part[part["gallery"] == gallery], panel_title(name, gallery)))
+    for row, here in zip(axes, parts, strict=True):
+        found += [(panel, *shown) for panel, shown in zip(row, here, strict=False)]
         for panel in row[len(here) :]:
             panel.remove()
     return found
@@ -237,7 +315,8 @@ def legend_below(figure: Figure, columns: int = 4, first: Sequence[str] = ()) ->
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     found = {n: found[n] for n in dict.fromkeys([*first, *found]) if n in found}
-    columns = max(1, min(columns, len(found), 112 // (max(map(len, found), default=0) + 9)))
+    letters = 17.5 * figure.get_figwidth()
+    columns = max(1, min(columns, len(found), int(letters / (max(map(len, found), default=0) + 9))))
     figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(found) // columns))
     place = "outside lower center"
     figure.legend(found.values(), found.keys(), loc=place, ncols=columns, handlelength=3.2)
@@ -254,3 +333,9 @@ def label_outer(found: Sequence[tuple[Axes, pd.DataFrame, str]], x: str, y: str)
         axes.set_ylabel(y if place.is_first_col() else "")
         if low:
             axes.tick_params(labelbottom=True)
+
+
+def spoken(values: pd.Index) -> list[str]:
+    """Names of aspects in words; other names as they are."""
+    words = {**ASPECTS, "all": "all"}
+    return [words.get(str(value), str(value)) for value in values]

@@ -341,6 +341,7 @@ def burst_gaps(metrics: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         dataset, weights, test_aspect, gallery, gap, rank1, low, high, queries, people; fractions.
+        What tells runs apart in a figure (`label`, `panel`) is kept where it is there.
 
     Raises:
         InputError: the run has no such rows (its data set has no file numbers).
@@ -351,6 +352,7 @@ def burst_gaps(metrics: pd.DataFrame) -> pd.DataFrame:
     rows = ordered(rows).rename(columns={"value": "rank1"})
     rows = rows.assign(gap=rows["subset"].map(GAPS))
     keep = ["dataset", "weights", "test_aspect", "gallery", "gap", "rank1", "low", "high"]
+    keep += [name for name in ("label", "panel") if name in rows]
     return rows[[*keep, "queries", "people"]].reset_index(drop=True)
 
 
