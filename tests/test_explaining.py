@@ -17,7 +17,7 @@ from clipfh_lib.models import backbones
 from clipfh_lib.models.backbones import Preprocess
 from clipfh_lib.schema import ModelParams
 from clipfh_lib.studies import explaining, maps
-from clipfh_lib.studies.maps import Network
+from clipfh_lib.studies.opened import Opened
 
 HOW = Preprocess(24, 32, "bicubic", (0.5,) * 3, (0.3,) * 3)
 
@@ -51,7 +51,7 @@ def cnn():
     with torch.random.fork_rng():
         torch.manual_seed(3)
         encoder = TinyCnn()
-        return Network(Wrapped(encoder, 4).eval(), encoder.eval(), HOW, "untrained")
+        return Opened(Wrapped(encoder, 4).eval(), encoder.eval(), HOW, "untrained", None)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def vit(tmp_path):
     encoder, preprocess = tiny_clip.load(tmp_path, layers=3)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return Network(Wrapped(encoder, 32).eval(), encoder, preprocess, "untrained")
+        return Opened(Wrapped(encoder, 32).eval(), encoder, preprocess, "untrained", None)
 
 
 def pictures(network, number, seed=0):
@@ -138,7 +138,7 @@ def test_a_cam_of_a_vit_lies_on_its_patches_and_follows_its_target(vit):
 
 def test_the_output_of_a_vits_last_block_would_give_no_map(vit):
     """Why the place is the block's first norm; and such a map is called flat."""
-    block = maps.Place(vit.encoder.visual.transformer.resblocks[-1], (6, 6))
+    block = maps.Place(vit.encoder.visual.transformer.resblocks[-1], (6, 6), True)
     images = inputs(vit, pictures(vit, 2))
     found = maps.cam("grad_cam", explaining.ToEachOther(vit.embedder), images, block)
     assert explaining.flat(found).all() and not found.any()
@@ -224,7 +224,7 @@ def test_attention_is_the_softmax_of_queries_and_keys_and_changes_no_embedding(v
 def test_attention_is_read_in_the_rows_of_the_tokens_that_are_pooled(tmp_path, pool, method):
     keys = {"pool_type": pool, "name": f"tiny_{pool}"}
     encoder, preprocess = tiny_clip.load(tmp_path, **keys)
-    network = Network(encoder, encoder, preprocess, "untrained")
+    network = Opened(encoder, encoder, preprocess, "untrained", None)
     images = inputs(network, pictures(network, 2))
     layers = maps.attention(network, images)
     eye = torch.eye(37)
@@ -259,7 +259,7 @@ def test_methods_that_a_backbone_does_not_allow_are_left_out(cnn, vit):
 )
 def test_the_place_of_a_backbone_is_its_last_map(name, where):
     encoder, preprocess = backbones.load(ModelParams(name=name, weights="none", size=96))
-    found = maps.place(Network(encoder, encoder, preprocess, "untrained"))
+    found = maps.place(Opened(encoder, encoder, preprocess, "untrained", None))
     assert found.layer is encoder.get_submodule(where)
     image = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     other = torch.ones(1, encoder.encode_image(image).shape[1])
@@ -272,8 +272,8 @@ def test_the_place_of_clips_resnet_is_layer_4():
     text = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
     encoder = CLIP(16, CLIPVisionCfg(**vision), text).eval()
     how = HOW._replace(height=64, width=64)
-    found = maps.place(Network(encoder, encoder, how, "untrained"))
-    assert found == (encoder.visual.layer4, None)
+    found = maps.place(Opened(encoder, encoder, how, "untrained", None))
+    assert found == (encoder.visual.layer4, (2, 2), False)
 
 
 def test_a_backbone_without_places_is_refused():
@@ -285,7 +285,7 @@ def test_a_backbone_without_places_is_refused():
         def encode_image(self, images):
             return self.out(images.mean(dim=(2, 3)))
 
-    network = Network(Flat(), Flat(), HOW, "untrained")
+    network = Opened(Flat(), Flat(), HOW, "untrained", None)
     with pytest.raises(InputError, match="no map of places"):
         maps.place(network)
 

@@ -4,21 +4,35 @@ import contextlib
 import copy
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from clipfh_lib import files, studied
-from clipfh_lib.data import transforms
+from clipfh_lib.data import images, loaders, splits, transforms
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.files import InputError
 from clipfh_lib.models import backbones
-from clipfh_lib.studies import maps
-from clipfh_lib.studies.maps import CAMS, Network, Place
-from clipfh_lib.study import StudyParams
+from clipfh_lib.studies import maps, pairing
+from clipfh_lib.studies.maps import CAMS, Place
+from clipfh_lib.studies.opened import Opened
+from clipfh_lib.study import AttentionParams, StudyParams
 
 log = logging.getLogger(__name__)
+
+
+class Identity(NamedTuple):
+    """Images of one person with maps (B, H, W) of an identity logit; `said`: which logit it is."""
+
+    said: str
+    table: pd.DataFrame
+    pixels: np.ndarray
+    heat: np.ndarray
 
 
 # --- what is explained --------------------------------------------------------------------------
@@ -79,7 +93,7 @@ class ToPeople(nn.Module):
 # --- networks beside the studied one ------------------------------------------------------------
 
 
-def baseline(p: StudyParams) -> Network:
+def baseline(p: StudyParams) -> Opened:
     """The network that the studied run began with; of zero-shot the untrained one.
 
     Raises:
@@ -90,10 +104,10 @@ def baseline(p: StudyParams) -> Network:
         run = studied.params_of(files.resolve(p.of.folder))
         model, weights = run.model, embeddings.start_weights(run)
     encoder, preprocess = backbones.load(model, p.seed + (p.model.weights == "none"))
-    return Network(encoder, encoder, preprocess, weights)
+    return Opened(encoder, encoder, preprocess, weights, None)
 
 
-def randomised(network: Network, p: StudyParams) -> Network:
+def randomised(network: Opened, p: StudyParams) -> Opened:
     """A copy with random weights in the encoder and in all heads (Adebayo et al., 2018)."""
     embedder, encoder = copy.deepcopy((network.embedder, network.encoder))
     model = p.model.model_copy(update={"weights": "none"})
@@ -111,7 +125,7 @@ def randomised(network: Network, p: StudyParams) -> Network:
 # --- maps ---------------------------------------------------------------------------------------
 
 
-def possible(methods: Sequence[str], network: Network) -> list[str]:
+def possible(methods: Sequence[str], network: Opened) -> list[str]:
     """Those of the methods that a network allows: attention is that of open_clip's own ViT.
 
     Raises:
@@ -128,7 +142,7 @@ def possible(methods: Sequence[str], network: Network) -> list[str]:
 
 def of_pairs(
     method: str,
-    network: Network,
+    network: Opened,
     first: np.ndarray,
     second: np.ndarray,
     batch: int = 64,
@@ -160,7 +174,7 @@ def of_pairs(
 
 def of_images(
     method: str,
-    network: Network,
+    network: Opened,
     pixels: np.ndarray,
     score: nn.Module,
     where: str = "auto",
@@ -183,26 +197,83 @@ def of_images(
     return found
 
 
+def identities(
+    method: str, network: Opened, data: splits.Prepared, p: AttentionParams
+) -> list[Identity]:
+    """Several images of one person, each with the map of that person's identity logit.
+
+    Of a test person, whom no trained head knows, the logit is the cosine to the mean embedding of
+    the person's other images. Where the run kept a head for its training people there follows one
+    of these, by that head.
+    """
+    found = []
+    mine = pairing.of_person(data.test, p.images)
+    plain = unflipped(p)
+    array = embeddings.of(network.embedder, network.preprocess, mine, data.root, plain).array
+    said = "cosine to the mean of the person's other images"
+    scores = [(mine, ToVectors(network.embedder, others(array)[: p.images]), said)]
+    if network.logits is not None and p.of.dataset == p.dataset:
+        mine = pairing.of_person(data.train.reset_index(drop=True), p.images)
+        targets = torch.from_numpy(loaders.classes(data.train)[mine.index[: p.images]])
+        said = "logit of the trained head, a training person"
+        scores.append((mine, ToPeople(network.logits, targets), said))
+    for mine, score, said in scores:
+        mine = mine.head(p.images)
+        pixels = pictures(network, mine, data.root, p)
+        heat = of_images(method, network, pixels, score, p.device)
+        found.append(Identity(said, mine, pixels, heat))
+    return found
+
+
+def others(array: np.ndarray) -> Tensor:
+    """Mean of the unit embeddings of all other rows: (N, F) -> (N, F).
+
+    Raises:
+        InputError: there is no other row.
+    """
+    if len(array) < 2:
+        raise InputError("attention: a person needs two images, or there is no mean of the others")
+    unit = embeddings.unit(torch.from_numpy(array).float())
+    return (unit.sum(dim=0) - unit) / (len(unit) - 1)
+
+
+def unflipped(p: StudyParams) -> StudyParams:
+    """The parameters without embed.flip: a map is one of the picture, not of its mirror image."""
+    return p.model_copy(update={"embed": p.embed.model_copy(update={"flip": "none"})})
+
+
+def pictures(network: Opened, table: pd.DataFrame, root: Path, p: StudyParams) -> np.ndarray:
+    """(N, H, W, 3) uint8 of a table's images, at the size and by the way of the network."""
+    size = network.preprocess.size(p.data.resize)
+    return images.decode(root, list(table["path"]), size, p.loader.workers).pixels
+
+
+def save(heat: dict[str, np.ndarray], path: Path) -> Path:
+    """Write maps by name as safetensors: (2, N, H, W) float16, both sides of each pair."""
+    content = {name: np.ascontiguousarray(each, np.float16) for name, each in heat.items()}
+    return files.write(path, lambda temporary: save_file(content, temporary))
+
+
 def flat(heat: np.ndarray) -> np.ndarray:
     """Which of (N, H, W) maps are the same everywhere, and so show nothing: (N,) bool."""
     return np.ptp(heat, axis=(1, 2)) == 0
 
 
 def _maps(
-    method: str, network: Network, images: Tensor, score: nn.Module, spot: Place
+    method: str, network: Opened, images: Tensor, score: nn.Module, spot: Place
 ) -> np.ndarray:
     if method in CAMS:
         return maps.cam(method, score, images, spot)
     return maps.attention_maps(method, network, images)
 
 
-def _input(network: Network, pixels: np.ndarray, target: torch.device) -> Tensor:
+def _input(network: Opened, pixels: np.ndarray, target: torch.device) -> Tensor:
     how = network.preprocess
     return transforms.normalise(pixels, how.mean, how.std, target)
 
 
 @contextlib.contextmanager
-def on(network: Network, target: torch.device) -> Iterator[None]:
+def on(network: Opened, target: torch.device) -> Iterator[None]:
     """The network on a device, in eval mode, and back on the CPU."""
     try:
         for part in (network.embedder, network.encoder):

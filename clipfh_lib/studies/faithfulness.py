@@ -1,5 +1,7 @@
 """Whether maps explain: what removing their places does, and what changes them."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -9,20 +11,96 @@ from scipy import stats
 from clipfh_lib.data import transforms
 from clipfh_lib.evaluation import embeddings, intervals
 from clipfh_lib.studies import explaining, maps
-from clipfh_lib.studies.maps import Network
-from clipfh_lib.study import RemovalParams
+from clipfh_lib.studies.opened import Opened
+from clipfh_lib.study import AttentionParams, RemovalParams
 
-SAME = 0.99  # a correlation between maps of two targets from which on the target is not seen
-ALIKE = (
-    0.5  # with random weights, from which on a map tells more of the picture than of the network
-)
+# Correlations from which on a map is told to see no target, hardly one, and little of the weights.
+SAME, NEARLY, ALIKE = 0.99, 0.9, 0.5
+WAYS = ("deletion", "insertion")
 COLUMNS = (
     "map check value low high random difference difference_low difference_high p pairs people flat"
 ).split()
 
 
+class Checked(NamedTuple):
+    """Rows of `tested` for all maps, and mean curves of deletion and insertion."""
+
+    table: pd.DataFrame
+    curves: pd.DataFrame
+
+
+def checks(
+    heat: dict[str, np.ndarray],
+    network: Opened,
+    pixels: np.ndarray,
+    place: pd.DataFrame,
+    array: np.ndarray,
+    people: np.ndarray,
+    p: AttentionParams,
+) -> Checked:
+    """All checks of the maps of the first sides of pairs.
+
+    Args:
+        heat: by method, (N, H, W): of the images `query`, held against `found`.
+        network: whose maps they are.
+        pixels: (M, H, W, 3) uint8.
+        place: of each pair the rows of `pixels` that are its `query`, `found`, and `other`, an
+            image of somebody else.
+        array: (M, F) embeddings of all pixels, see `explaining.unflipped`.
+        people: (N,) pids.
+        p: the study's.
+    """
+    query, found, other = (place[name].to_numpy() for name in ("query", "found", "other"))
+    how, grid = (p.embed.batch, p.device), maps.place(network).grid
+    fresh, resamples = explaining.randomised(network, p), p.evaluation.resamples
+    measured = {}
+    for name, one in heat.items():
+        measured[name] = removal(network, pixels[query], array[found], one, p.removal, *how)
+        measured[name][:, explaining.flat(one)] = np.nan
+    drawn = []
+    for seed in range(p.removal.random):
+        one = random_maps(len(query), grid, pixels.shape[1:3], seed)
+        drawn.append(removal(network, pixels[query], array[found], one, p.removal, *how))
+    by_chance = np.mean(drawn, axis=0)
+    rows, lines = [], [curves("random", by_chance)]
+    for name, one in heat.items():
+        lines.append(curves(name, measured[name]))
+        for check, ours, random in zip(WAYS, area(measured[name]), area(by_chance), strict=True):
+            rows.append(tested(name, check, ours, people, resamples, random))
+        for check, net, against in (
+            ("random_weights", fresh, found),
+            ("other_gallery", network, other),
+        ):
+            held = explaining.of_pairs(name, net, pixels[query], pixels[against], *how)[0]
+            rows.append(tested(name, check, correlation(one, held), people, resamples))
+    return Checked(pd.concat(rows, ignore_index=True), pd.concat(lines, ignore_index=True))
+
+
+def energy(
+    heat: dict[str, np.ndarray], masks: np.ndarray, people: np.ndarray, resamples: int
+) -> pd.DataFrame:
+    """Share of the maps' energy that lies on the hand, beside the hand's share of the picture.
+
+    Args:
+        heat: by name, (N, H, W).
+        masks: (N, H, W) bool: the hand; images without one are left out and counted.
+        people: (N,) pids.
+        resamples: of people.
+
+    Returns:
+        `map, share, low, high, area, difference, difference_low, difference_high, p, images,
+        people, flat`; the difference is share minus area.
+    """
+    on = masks.mean(axis=(1, 2))
+    rows = [
+        tested(name, "", inside(one, masks), people, resamples, on) for name, one in heat.items()
+    ]
+    names = {"value": "share", "random": "area", "pairs": "images"}
+    return pd.concat(rows, ignore_index=True).rename(columns=names).drop(columns="check")
+
+
 def removal(
-    network: Network,
+    network: Opened,
     pixels: np.ndarray,
     targets: np.ndarray,
     heat: np.ndarray,
@@ -148,6 +226,8 @@ def tested(
         sums, counts = intervals.person_sums(values[there][:, None], codes, trial, shape)
         ends = intervals.interval(sums, counts, resamples)
         row |= {"value": values[there].mean(), "low": ends.low[0], "high": ends.high[0]}
+        if len(names) > 1 and np.ptp(values[there]) == 0:  # by construction: no rate of 0 or 1
+            row |= {"low": row["value"], "high": row["value"]}
         if against is not None:
             other, _ = intervals.person_sums(against[there][:, None], codes, trial, shape)
             made = intervals.compare(sums, other, counts, resamples)
@@ -167,8 +247,11 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     for name, part in table.groupby("map", sort=False):
         rows = part.set_index("check")
         says = []
-        if name in maps.ATTENTION or rows["value"].get("other_gallery", np.nan) >= SAME:
+        alike = rows["value"].get("other_gallery", np.nan)
+        if name in maps.ATTENTION or alike >= SAME:
             says.append("ignores its target: no explanation of a similarity")
+        elif alike >= NEARLY:
+            says.append("hardly changes with its target")
         if rows["value"].get("random_weights", np.nan) >= ALIKE:
             says.append("changes little with random weights")
         if "deletion" in rows.index:
@@ -181,8 +264,10 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(name: str, found: np.ndarray) -> pd.DataFrame:
-    """Mean curves of `removal`, (2, N, S + 1): `map, check, share, value`."""
+    """Mean of `removal`, (2, N, S + 1), over maps that are not flat: `map, check, share, value`."""
     shares = np.arange(found.shape[-1]) / (found.shape[-1] - 1)
-    kinds = zip(("deletion", "insertion"), found.mean(axis=1), strict=True)
+    there = ~np.isnan(found).any(axis=(0, 2))
+    means = found[:, there].mean(axis=1) if there.any() else np.full((2, len(shares)), np.nan)
+    kinds = zip(WAYS, means, strict=True)
     parts = [{"map": name, "check": kind, "share": shares, "value": mean} for kind, mean in kinds]
     return pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)

@@ -11,29 +11,21 @@ from pytorch_grad_cam import GradCAM, HiResCAM, LayerCAM
 from torch import Tensor, nn
 
 from clipfh_lib.files import InputError
-from clipfh_lib.models.backbones import Preprocess
+from clipfh_lib.studies.opened import Opened
 
 CAMS = {"grad_cam": GradCAM, "hires_cam": HiResCAM, "layer_cam": LayerCAM}
 ATTENTION = ("rollout", "class_attention")  # of the tokens: they know nothing of a target
 
 
-class Network(NamedTuple):
-    """What is explained: `embedder` has encode_image, `encoder` is the plain backbone within.
+class Place(NamedTuple):
+    """Where a CAM is read: a layer's output, and how many rows and columns of places it has.
 
-    `weights` is the value of that column of the results.
+    `tokens`: it is (B, T, C), a token for each place, behind those of no place; else (B, C, h, w).
     """
 
-    embedder: nn.Module
-    encoder: nn.Module
-    preprocess: Preprocess
-    weights: str
-
-
-class Place(NamedTuple):
-    """Where a CAM is read: a layer's output, and for tokens the (rows, columns) of its patches."""
-
     layer: nn.Module
-    grid: tuple[int, int] | None
+    grid: tuple[int, int]
+    tokens: bool
 
 
 def cam(method: str, score: nn.Module, images: Tensor, spot: Place) -> np.ndarray:
@@ -50,7 +42,7 @@ def cam(method: str, score: nn.Module, images: Tensor, spot: Place) -> np.ndarra
         (B, H, W) float32: what is positive, of least 0 and greatest 1 in each map; zeros where the
         map is the same everywhere, as where nothing is positive.
     """
-    shape = None if spot.grid is None else lambda tokens: _as_map(tokens, spot.grid)
+    shape = (lambda tokens: _as_map(tokens, spot.grid)) if spot.tokens else None
     # before grad-cam's own hooks: what they see is a leaf, and nothing before it is in the graph
     leaf = spot.layer.register_forward_hook(lambda _, __, out: out.detach().requires_grad_())
     targets = [lambda out: out[0]] * len(images)
@@ -62,7 +54,7 @@ def cam(method: str, score: nn.Module, images: Tensor, spot: Place) -> np.ndarra
         leaf.remove()
 
 
-def attention_maps(method: str, network: Network, images: Tensor) -> np.ndarray:
+def attention_maps(method: str, network: Opened, images: Tensor) -> np.ndarray:
     """What the pooled tokens of open_clip's ViT attend to, whatever the image is held against.
 
     `class_attention` is the last block's, `rollout` that of all blocks (`rolled_out`); both are
@@ -81,7 +73,7 @@ def attention_maps(method: str, network: Network, images: Tensor) -> np.ndarray:
     return found / found.max(axis=(1, 2), keepdims=True)
 
 
-def attention(network: Network, images: Tensor) -> list[Tensor]:
+def attention(network: Opened, images: Tensor) -> list[Tensor]:
     """(B, T, T) of each block, mean over the heads, rows sum to 1: query tokens by key tokens.
 
     open_clip asks its attention for no weights; a hook asks for them, the output stays the same.
@@ -119,7 +111,7 @@ def rolled_out(layers: Sequence[Tensor]) -> Tensor:
     return found
 
 
-def place(network: Network) -> Place:
+def place(network: Opened) -> Place:
     """The layer that a CAM is made of.
 
     A ViT's last block gives its patches no gradient where the class token alone is pooled, so it is
@@ -131,15 +123,15 @@ def place(network: Network) -> Place:
     """
     visual = getattr(network.encoder, "visual", None)
     if hasattr(getattr(visual, "transformer", None), "resblocks"):
-        return Place(visual.transformer.resblocks[-1].ln_1, tuple(visual.grid_size))
+        return Place(visual.transformer.resblocks[-1].ln_1, tuple(visual.grid_size), True)
     trunk = getattr(network.encoder, "trunk", None) or getattr(visual, "trunk", None)
     if hasattr(trunk, "patch_embed") and hasattr(getattr(trunk, "blocks", [None])[-1], "norm1"):
-        return Place(trunk.blocks[-1].norm1, tuple(trunk.patch_embed.grid_size))
-    maps, hooks = [], []
+        return Place(trunk.blocks[-1].norm1, tuple(trunk.patch_embed.grid_size), True)
+    found, hooks = [], []
 
     def see(module: nn.Module, _: tuple, out: object) -> None:
         if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
-            maps.append(module)
+            found.append(Place(module, tuple(out.shape[2:]), False))
 
     for module in network.encoder.modules():
         hooks.append(module.register_forward_hook(see))
@@ -151,9 +143,9 @@ def place(network: Network) -> Place:
     finally:
         for hook in hooks:
             hook.remove()
-    if not maps:
+    if not found:
         raise InputError("model.name: this backbone makes no map of places that a CAM could weigh")
-    return Place(maps[-1], None)
+    return found[-1]
 
 
 def enlarged(maps: np.ndarray, height: int, width: int) -> np.ndarray:

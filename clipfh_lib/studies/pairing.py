@@ -7,7 +7,6 @@ import pandas as pd
 
 from clipfh_lib.files import InputError
 
-TOPS = [f"top_{rank}" for rank in range(1, 11)]
 COLUMNS = "kind test_aspect query found pid found_pid rank other".split()
 
 
@@ -29,62 +28,71 @@ def choose(ranks: pd.DataFrame, split: pd.DataFrame, right: int, wrong: int) -> 
         `other`, an image of the gallery of some other person than either.
 
     Raises:
-        InputError: nobody is searched for, or a gallery holds one person.
+        InputError: nobody is searched for, or a gallery holds too few people.
     """
-    if ranks.empty:
-        raise InputError("attention: the split searches for nobody")
     names = list(ranks["gallery"].unique())
-    own = next((name for name in ("same_aspect", "default") if name in names), names[0])
+    own = next((name for name in ("same_aspect", "default") if name in names), None)
     mine = ranks[(ranks["gallery"] == own) & ranks["rank"].notna()]
-    mine = mine[mine["trial"] == mine["trial"].min()]
-    mine = mine.assign(order=[_digest(name) for name in mine["query"]]).sort_values("order")
+    mine = _in_order(mine[mine["trial"] == mine["trial"].min()], "query")
+    if mine.empty:
+        raise InputError("attention: the split searches for nobody; test more people")
+    where = ["role", "gallery", "trial", "test_aspect"]
+    there = _in_order(split[split["role"] == "gallery"], "image_id").groupby(where)
     rows = []
-    for aspect, part in mine.groupby("test_aspect", sort=False):
-        gallery = split[(split["role"] == "gallery") & (split["gallery"] == own)]
-        gallery = gallery[
-            (gallery["test_aspect"] == aspect) & (gallery["trial"] == mine["trial"].min())
-        ]
-        gallery = gallery.assign(order=[_digest(name) for name in gallery["image_id"]])
-        gallery = gallery.sort_values("order")
-        pids = gallery.set_index("image_id")["pid"]
+    for aspect in dict.fromkeys(ranks["test_aspect"]):
+        part = mine[mine["test_aspect"] == aspect]
+        key = ("gallery", mine["gallery"].iloc[0], mine["trial"].iloc[0], aspect)
+        pids = there.get_group(key).set_index("image_id")["pid"]
         hit = part["rank"] == 1
         for query in part[hit].drop_duplicates("pid").head(right).itertuples():
-            rows.append(_row("right", aspect, query, query.top_1, pids))
+            rows.append(_row("right", query, query.top_1, pids))
         for query in part[~hit].drop_duplicates("pid").head(wrong).itertuples():
-            rows.append(_row("wrong", aspect, query, query.top_1, pids))
-            first = gallery.loc[gallery["pid"] == query.pid, "image_id"].iloc[0]
-            rows.append(_row("missed", aspect, query, first, pids))
+            rows.append(_row("wrong", query, query.top_1, pids))
+            rows.append(_row("missed", query, pids.index[pids == query.pid][0], pids))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _row(kind: str, aspect: str, query: tuple, found: str, pids: pd.Series) -> dict:
-    """One row; `other` is the gallery's next person after the query in the order of hashes."""
-    strangers = pids[~pids.isin([query.pid, pids[found]])]
-    if strangers.empty:
-        raise InputError(f"attention: the gallery of {aspect} needs a third person; test more")
-    start = int(_digest(query.query)[:8], 16) % len(strangers)
-    row = {"kind": kind, "test_aspect": aspect, "query": query.query, "found": found}
-    row |= {"pid": int(query.pid), "found_pid": int(pids[found]), "rank": int(query.rank)}
-    return row | {"other": strangers.index[start]}
+def of_person(table: pd.DataFrame, number: int) -> pd.DataFrame:
+    """All images of one person and aspect, in the order of the SHA-256 of their ids.
 
-
-def of_person(table: pd.DataFrame, number: int, pid: int | None = None) -> pd.DataFrame:
-    """Some images of one person and aspect: of those who have most, the first by SHA-256.
+    Whoever comes first in that order among those who have more than `number` images, or most.
 
     Args:
         table: `image_id, pid` and, where known, `aspect`.
-        number: of images, at most; drawn by SHA-256 too.
-        pid: whom; none: whoever comes first.
+        number: of images that shall be shown.
     """
-    table = table if pid is None else table[table["pid"] == pid]
-    keys = ["pid", "aspect"] if "aspect" in table and table["aspect"].notna().any() else ["pid"]
-    order = np.array([_digest(name) for name in table["image_id"]])
-    table = table.assign(order=order).sort_values("order")
-    sizes = table.groupby(keys, sort=False)["image_id"].transform("size")
-    most = table[sizes >= min(number + 1, sizes.max())]
-    first = most.iloc[0]
-    mine = np.logical_and.reduce([table[key] == first[key] for key in keys])
-    return table[mine].drop(columns="order").reset_index(drop=True)
+    table = _in_order(table, "image_id")
+    aspect = table["aspect"] if "aspect" in table else pd.Series("", table.index)
+    who = table["pid"].astype(str) + " " + aspect.astype(str)
+    sizes = who.map(who.value_counts())
+    first = who[sizes >= min(number + 1, sizes.max())].iloc[0]
+    return table[who == first]
+
+
+def rows(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Where the images of pairs stand in a table: `query, found, other`, numbers from 0."""
+    place = pd.Series(np.arange(len(table)), table["image_id"].to_numpy())
+    return pairs[["query", "found", "other"]].apply(lambda names: place[names].to_numpy())
+
+
+def cosines(array: np.ndarray, place: pd.DataFrame) -> np.ndarray:
+    """Similarity of each pair's `query` and `found`, rows of (M, F) embeddings: (N,)."""
+    unit = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return (unit[place["query"]] * unit[place["found"]]).sum(axis=1)
+
+
+def _row(kind: str, query: tuple, found: str, pids: pd.Series) -> dict:
+    """One row; `other` is drawn by the query's hash from the people who are neither of the two."""
+    strangers = pids.index[~pids.isin([query.pid, pids[found]])]
+    if strangers.empty:
+        raise InputError(f"attention: {query.test_aspect} needs a third person in its gallery")
+    row = {"kind": kind, "test_aspect": query.test_aspect, "query": query.query, "found": found}
+    row |= {"pid": int(query.pid), "found_pid": int(pids[found]), "rank": int(query.rank)}
+    return row | {"other": strangers[int(_digest(query.query), 16) % len(strangers)]}
+
+
+def _in_order(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table.iloc[np.argsort([_digest(name) for name in table[column]], kind="stable")]
 
 
 def _digest(name: str) -> str:
