@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from clipfh_lib import runs
 from clipfh_lib.plans import Job
@@ -23,8 +24,8 @@ from clipfh_lib.reports import (
     words_found,
 )
 
-PERCENT = "percent: mean over the trials ± their standard deviation, [95 % interval from people]"
-BOLD = "bold: better than the runner-up, the paired 95 % interval leaves zero out"
+PERCENT = "Percent: mean over the trials ± their standard deviation, [95 % interval from people]"
+BOLD = "Bold: better than the runner-up, the paired 95 % interval leaves zero out"
 
 
 class Table(NamedTuple):
@@ -39,7 +40,7 @@ class Table(NamedTuple):
 
 
 def of_plan(jobs: Sequence[Job], chosen: Path | None = None) -> dict[str, Table]:
-    """The tables of a plan by name, read from its run folders; those without a row are left out.
+    """The tables of a plan by name, read from its run folders; one may have no row.
 
     Args:
         jobs: of `plans.jobs`.
@@ -54,17 +55,32 @@ def of_plan(jobs: Sequence[Job], chosen: Path | None = None) -> dict[str, Table]
     made = [*_of_images(metrics, measured), _tests(measured, chosen)]
     made += [_trained_here(measured), _across(measured), _beside(metrics), _seeds(measured)]
     made += [_words(metrics), *_studies(folders), _cost(folders)]
-    return {table.name: table for table in made if table is not None and len(table.shown)}
+    return {table.name: table for table in made if table is not None}
 
 
 def save(run: runs.Run, found: dict[str, Table], plan: str) -> None:
-    """Write each table into a run folder: <name>.csv, .md and .tex."""
+    """Write each table into a run folder: <name>.csv, and where it has rows .md and .tex."""
     for table in found.values():
-        run.save_table(table.name, table.numbers)
+        if len(table.numbers.columns):
+            run.save_table(table.name, table.numbers)
+        if table.shown.empty:
+            continue
         run.save_text(f"{table.name}.md", export.to_markdown(table.shown, table.marks))
         caption = f"{table.title} (plan {plan}). {table.caption}"
         text = export.to_latex(table.shown, caption, f"tab:{table.name}", table.marks)
         run.save_text(f"{table.name}.tex", text)
+
+
+def styled(found: dict[str, Table], *names: str) -> list[Styler]:
+    """Some of the tables to show in a notebook, under their captions, the best numbers bold."""
+    shown = []
+    for table in (found[name] for name in names if name in found and len(found[name].shown)):
+        look = table.shown.style.hide(axis="index").set_caption(f"{table.title}. {table.caption}")
+        if table.marks is not None:
+            bold = table.marks.replace({True: "font-weight: bold", False: ""})
+            look = look.apply(lambda _, bold=bold: bold, axis=None)
+        shown.append(look)
+    return shown
 
 
 # --- images that search images -----------------------------------------------------------------
@@ -78,20 +94,20 @@ def _of_images(metrics: pd.DataFrame, folders: Sequence[Path]) -> list[Table]:
     chief = tables.once(tables.chief(every))
     best_of = best.marks(chief, folders)
     columns = ("rank1", "mAP", "mAP_trapezoid")
-    made = [_table("comparison", "All runs", f"{PERCENT}; {BOLD}.", every, chief, columns, best_of)]
+    made = [_table("comparison", "All runs", f"{PERCENT}. {BOLD}.", every, chief, columns, best_of)]
     far = results.far_table(chief)
     said = "far: queries whose nearest right image is more than 10 file numbers away, so that "
-    said += f"it is no neighbour of the same burst; {PERCENT}; {BOLD}."
+    said += f"it is no neighbour of the same burst. {PERCENT}. {BOLD}."
     made.append(_table("far", "All queries and far ones", said, far, far, results.FAR, best_of))
     for metric in results.ASPECTS:
         shown = results.per_aspect(tables.once(every), metric)
         word = tables.WORDS.get(metric, metric)
-        said = f"{word}, {PERCENT}. The pooled column is the mean over all queries."
+        said = f"{PERCENT}. The pooled column is the mean over all queries."
         made.append(Table(f"aspects_{metric}", f"By aspect: {word}", said, shown, shown))
-    said = f"Two images, one person or two? {PERCENT}; val threshold: set on validation people."
+    said = f"Two images, one person or two? {PERCENT}. Val threshold: set on validation people."
     made.append(_rates("verification", "Verification", said, metrics, results.VERIFICATION))
     said = "Searches of a gallery for people who are in it (missed: FNIR) and who are not (found: "
-    said += f"FPIR); {PERCENT}; val threshold: set on validation people."
+    said += f"FPIR). {PERCENT}. Val threshold: set on validation people."
     made.append(_rates("open_set", "Open set", said, metrics, results.OPEN_SET))
     return [table for table in made if table is not None]
 
@@ -159,7 +175,7 @@ def _across(folders: Sequence[Path]) -> Table | None:
         return None
     numbers = tables.read_curves(folders, "across_aspects")
     here = (numbers["metric"] == "rank1") & (numbers["subset"] == "all")
-    rows = numbers[here & (numbers["test_aspect"] != "all")]
+    rows = tables.ordered(numbers[here & (numbers["test_aspect"] != "all")])
     if rows.empty:
         return None
     cells = [results.cell(row.value, float("nan"), row.low, row.high) for row in rows.itertuples()]
@@ -201,13 +217,12 @@ def _seeds(folders: Sequence[Path]) -> Table:
     return Table("seeds", "Over seeds", said, numbers, shown)
 
 
-def _words(metrics: pd.DataFrame) -> Table | None:
+def _words(metrics: pd.DataFrame) -> Table:
     numbers = words_found.comparison(metrics)
-    if numbers.empty:
-        return None
     said = "recall@k: share of the right answers among the first k; hit@k: whether there is any. "
     said += "Not to be compared with rank-1 and mAP of images; percent [95 % interval]."
-    return Table("words", "Texts and images", said, numbers, words_found.printed(numbers))
+    shown = words_found.printed(numbers) if len(numbers) else pd.DataFrame()
+    return Table("words", "Texts and images", said, numbers, shown)
 
 
 # --- studies and cost ----------------------------------------------------------------------------
@@ -215,11 +230,14 @@ def _words(metrics: pd.DataFrame) -> Table | None:
 
 def _studies(folders: Sequence[Path]) -> list[Table]:
     robust, groups = studied_runs.robustness(folders), studied_runs.groups(folders)
-    said = "Rank-1 on drawn conditions of growing severity, percent [95 % interval]; drop: of "
-    said += "rank-1, in percent of what it is without the condition, at the hardest severity."
-    shown = studied_runs.printed_robustness(robust) if len(robust) else robust
+    said = "Rank-1 on conditions of growing severity, 0: the untouched images; percent [95 % "
+    said += "interval]. Lost: at the hardest severity, paired. Area: under the severity curve."
+    shown = robust
+    if len(robust):
+        shown = studied_runs.printed_robustness(robust, studied_runs.areas(folders))
     made = [Table("robustness", "Robustness", said, robust, shown)]
-    said = "At one common threshold. Groups of too few people carry no number; percent."
+    said = "At one common threshold, percent [95 % interval]. Groups of too few people carry no "
+    said += "number."
     shown = studied_runs.printed_groups(groups) if len(groups) else groups
     return [*made, Table("groups", "Groups of people", said, groups, shown)]
 

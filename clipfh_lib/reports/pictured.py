@@ -63,8 +63,9 @@ def of_plan(folders: Iterable[str | Path], own: Path) -> tuple[list[Picture], li
     params = {folder: _params(folder) for folder in done}
     kept, left = [], []
     for path in _figures(own):
-        if photographs.may_stand(path.stem, *(each.get("data") for each in params.values())):
-            kept.append(_picture(path.stem, path, _of_all(path.stem, list(params.values()))))
+        behind = _behind(path.stem, list(params.values()))
+        if photographs.may_stand(path.stem, *(each.get("data") for each in behind)):
+            kept.append(_picture(path.stem, path, _of_all(path.stem, behind)))
         else:
             left.append(path.stem)
     for folder in _first(done, params):
@@ -78,6 +79,32 @@ def of_plan(folders: Iterable[str | Path], own: Path) -> tuple[list[Picture], li
     return kept, left
 
 
+def one_of_each(folders: Iterable[str | Path]) -> dict[str, Path]:
+    """A run of each data set to show failures of: the first that trained, else the first.
+
+    Only of runs that searched images by images and kept what their ranks and images were.
+    """
+    found: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        if runs.is_complete(folder) and {"ranks.csv", "embeddings.csv"} <= set(
+            runs.manifest(folder)["files"]
+        ):
+            params = _params(folder)
+            ranks = pd.read_csv(folder / "ranks.csv", usecols=["direction"])
+            if (ranks["direction"] == "image_image").any():
+                name, here = str(params["dataset"]), "fit" in params
+                if name not in found or (here and "fit" not in _params(found[name])):
+                    found[name] = folder
+    return found
+
+
+def _behind(figure: str, params: list[dict]) -> list[dict]:
+    """The runs that a figure of 20 may show: of the data set that its name ends with, or all."""
+    names = {str(each.get("dataset")) for each in params}
+    named = max((name for name in names if figure.endswith(f"-{name}")), key=len, default=None)
+    return [each for each in params if named is None or str(each.get("dataset")) == named]
+
+
 def _picture(name: str, path: Path, caption: str) -> Picture:
     return Picture(name, path, path.with_suffix(".pdf"), caption)
 
@@ -88,7 +115,7 @@ def _figures(folder: Path) -> list[Path]:
     order = list(CAPTIONS)
     place = {name: number for number, name in enumerate(order)}
     found = [path for path in found if path.with_suffix(".pdf").is_file()]
-    return sorted(found, key=lambda path: place.get(path.stem, len(order)))
+    return sorted(found, key=lambda path: place.get(path.stem.split("-")[0], len(order)))
 
 
 def _first(folders: Sequence[Path], params: dict[Path, dict]) -> list[Path]:
@@ -121,9 +148,13 @@ def _chosen(folder: Path) -> list[Path]:
 
 
 def caption_of(figure: str) -> str:
-    """What a figure shows, by its name; of one that has no caption the name in words."""
-    said = CAPTIONS.get(figure) or figure.replace("_", " ").capitalize()
-    return f"{said}. {SHADED}." if figure in WITH_INTERVALS else f"{said}."
+    """What a figure shows, by its name; of one that has no caption the name in words.
+
+    What follows a hyphen is the data set: "failures-demo".
+    """
+    name = figure.split("-")[0]
+    said = CAPTIONS.get(name) or name.replace("_", " ").capitalize()
+    return f"{said}. {SHADED}." if name in WITH_INTERVALS else f"{said}."
 
 
 def _of_all(figure: str, params: Sequence[dict]) -> str:

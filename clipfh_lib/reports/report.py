@@ -11,7 +11,16 @@ from typing import NamedTuple
 import pandas as pd
 
 from clipfh_lib.plans import Job
-from clipfh_lib.reports import against, author, holm, pictured, provenance, results, tables
+from clipfh_lib.reports import (
+    against,
+    author,
+    holm,
+    pictured,
+    provenance,
+    results,
+    studied_runs,
+    tables,
+)
 from clipfh_lib.reports.findings import Table
 from clipfh_lib.reports.pictured import Picture
 
@@ -72,7 +81,7 @@ def of_plan(
     ]
     sections = [
         _stands(found), _what_ran(jobs, folders), _data(folders), *_results(found), _figures(own),
-        _studies(found), _single(single, left), _cost(found), _traps(folders),
+        _studies(found, folders), _single(single, left), _cost(found), _traps(folders),
         _limits(folders), *written, _again(plan, jobs, outputs, folders),
     ]  # fmt: skip
     remarks = [tables.remark(job.cell.dataset) for job in jobs]
@@ -81,6 +90,7 @@ def of_plan(
         names = dict.fromkeys(j.cell.dataset for j, r in zip(jobs, remarks, strict=True) if r)
         drawn = f"Demo figures (drawn hands): {', '.join(names)}. "
     subtitle = f"{drawn}Every number is read from the run folders of the plan."
+    sections = [s._replace(tables=[t for t in s.tables if len(t.shown)]) for s in sections]
     full = [section for section in sections if any(section[2:8]) or section.empty]
     return Report(f"Report of the plan {plan}", subtitle, full)
 
@@ -91,7 +101,7 @@ def of_plan(
 def _stands(found: dict[str, Table]) -> Section:
     """Which differences stand, and which do not."""
     tests = found.get("tests")
-    if tests is None:
+    if tests is None or tests.numbers.empty:
         return Section("findings", "What stands", [f"{against.NOTHING.capitalize()}."])
     said = against.sentences(tests.numbers)
     many, stand = len(tests.numbers), int(tests.numbers["stands"].sum())
@@ -143,7 +153,7 @@ def _data(folders: Sequence[Path]) -> Section:
 
 
 def _results(found: dict[str, Table]) -> list[Section]:
-    here = [found[name] for name in RESULTS if name in found]
+    here = _with_rows(found, RESULTS)
     text = [
         "Numbers of another data set, gallery or kind of average precision are not to be "
         "compared: they stand in rows of their own."
@@ -155,9 +165,10 @@ def _figures(pictures: Sequence[Picture]) -> Section:
     return Section("figures", "Figures of all runs", pictures=pictures)
 
 
-def _studies(found: dict[str, Table]) -> Section:
-    here = [found[name] for name in STUDIES if name in found]
-    return Section("studies", "Robustness and groups", tables=here)
+def _studies(found: dict[str, Table], folders: Sequence[Path]) -> Section:
+    points = studied_runs.other_pixels(folders)
+    here = _with_rows(found, STUDIES)
+    return Section("studies", "Robustness and groups", points=points, tables=here)
 
 
 def _single(pictures: Sequence[Picture], left: Sequence[str]) -> Section:
@@ -171,7 +182,7 @@ def _single(pictures: Sequence[Picture], left: Sequence[str]) -> Section:
 
 
 def _cost(found: dict[str, Table]) -> Section:
-    return Section("cost", "Cost", tables=[found["cost"]] if "cost" in found else [])
+    return Section("cost", "Cost", tables=_with_rows(found, ["cost"]))
 
 
 def _traps(folders: Sequence[Path]) -> Section:
@@ -210,6 +221,10 @@ def _again(plan: str, jobs: Sequence[Job], outputs: str | Path, folders: Sequenc
     said = ", ".join(f"{name} {' and '.join(of)}" for name, of in used.items())
     text = ["The first lines make everything; a line of papermill makes one run alone."]
     return Section("again", "How to do it again", [*text, f"Ran with {said}."], commands=lines)
+
+
+def _with_rows(found: dict[str, Table], names: Sequence[str]) -> list[Table]:
+    return [found[name] for name in names if name in found and len(found[name].shown)]
 
 
 def _plain(name: str, title: str, caption: str, shown: pd.DataFrame) -> Table:

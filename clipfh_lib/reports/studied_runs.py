@@ -29,48 +29,87 @@ def _of(folders: Iterable[str | Path], name: str) -> pd.DataFrame:
     return tables.read_curves(here, name)
 
 
-def printed_robustness(table: pd.DataFrame, metric: str = "rank1") -> pd.DataFrame:
+def areas(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """robustness_areas.csv of all complete runs of 10, one table; empty where there are none."""
+    return _of(folders, "robustness_areas")
+
+
+def printed_robustness(
+    table: pd.DataFrame, under: pd.DataFrame, metric: str = "rank1"
+) -> pd.DataFrame:
     """A row for each run, side, gallery and condition, a column for each severity.
 
     Args:
         table: of `robustness`.
+        under: of `areas`.
         metric: a fraction.
 
     Returns:
-        Percent with intervals; `drop` at the hardest severity, in percent of the clean value.
+        Percent with intervals, severity 0 being the untouched images; what is lost at the hardest
+        severity in points and as a share of what there was; `area` under the severity curve.
         Pooled aspects only, where a run has them; all queries.
     """
-    rows = table[(table["metric"] == metric) & (table["subset"] == "all")]
-    rows = tables.chief(rows.assign(direction="image_image"))
-    cells = [results.cell(row.value, float("nan"), row.low, row.high) for row in rows.itertuples()]
-    shown = rows.assign(name=results.names(rows), cell=cells)
+    rows = _pooled(table, metric)
+    rows = rows.assign(name=results.names(rows), cell=_cells(rows))
     keys = ["dataset", "name", "side", "gallery", "kind", "condition"]
-    wide = shown.pivot_table("cell", keys, "severity", aggfunc="first", sort=False)
+    wide = rows.pivot_table("cell", keys, "severity", aggfunc="first", sort=False)
     wide = wide[sorted(wide)].rename(columns=lambda severity: f"severity {severity}")
     wide = wide.rename_axis(columns=None).reset_index()
-    hardest = shown.sort_values("severity").drop_duplicates(keys, keep="last")
-    drop = hardest[[*keys, "drop"]].assign(drop=hardest["drop"].map(_percent))
-    wide = wide.merge(drop.rename(columns={"drop": "drop, %"}), on=keys, how="left").fillna("")
-    wide = wide.assign(remark=wide["dataset"].map(tables.remark))
+    hardest = rows[rows["severity"] > 0].sort_values("severity", kind="stable")
+    hardest = hardest.drop_duplicates(keys, keep="last")
+    lost = {
+        "lost, points": _cells(hardest, "drop"),
+        "lost, % of it": _cells(hardest, "relative_drop"),
+    }
+    wide = wide.merge(hardest[keys].assign(**lost), on=keys, how="left")
+    if len(under):
+        under = _pooled(under, metric)
+        under = under.assign(name=results.names(under), **{"area, %": _cells(under)})
+        wide = wide.merge(under[[*keys, "area, %"]], on=keys, how="left")
+    wide = wide.fillna("").assign(remark=wide["dataset"].map(tables.remark))
     return wide.rename(columns={**tables.WORDS, "name": "run"})
+
+
+def _pooled(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    rows = table[(table["metric"] == metric) & (table["subset"] == "all")]
+    return tables.chief(rows.assign(direction="image_image"))
+
+
+def _cells(rows: pd.DataFrame, name: str = "value") -> list[str]:
+    """A number of each row with its interval, percent."""
+    ends = ["low", "high"] if name == "value" else [f"{name}_low", f"{name}_high"]
+    numbers = rows.reindex(columns=[name, *ends]).to_numpy(float)
+    return [results.cell(value, float("nan"), low, high) for value, low, high in numbers]
+
+
+def other_pixels(folders: Iterable[str | Path]) -> list[str]:
+    """Conditions under which runs on one data set did not see the same pixels.
+
+    Such runs are not to be compared.
+    """
+    found = _of(folders, "robustness_pixels")
+    if found.empty:
+        return []
+    keys = ["dataset", "condition", "severity"]
+    several = found.groupby(keys, sort=False)["sha256"].nunique()
+    names = several[several > 1].index.to_frame()
+    return [
+        f"{dataset}: runs of 10_robustness saw other pixels under {', '.join(dict.fromkeys(part))}"
+        for dataset, part in names.groupby("dataset", sort=False)["condition"]
+    ]
 
 
 def printed_groups(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each run and group, a column for each metric; "too few people" for a number."""
     rows = tables.chief(table.assign(direction="image_image"))
-    cells = [
-        results.cell(row.value, float("nan"), row.low, row.high) or FEW for row in rows.itertuples()
-    ]
-    shown = rows.assign(name=results.names(rows), cell=cells)
-    by = [name for name in ("gallery", "attribute", "group", "people", "images") if name in shown]
-    keys = ["dataset", "name", *by]
-    heads = dict.fromkeys(shown["metric"])
-    shown["metric"] = shown["metric"].map(tables.heading)
-    wide = shown.pivot_table("cell", keys, "metric", aggfunc="first", sort=False)
-    wide = wide[list(map(tables.heading, heads))].rename_axis(columns=None).reset_index().fillna("")
+    told = [cell or FEW for cell in _cells(rows)]
+    rows = rows.assign(name=results.names(rows), cell=told)
+    for name in ("people", "images"):
+        rows[name] = ["" if pd.isna(each) else f"{each:.0f}" for each in rows[name]]
+    keys = ["dataset", "name", "gallery", "attribute", "group", "people", "images"]
+    heads = [tables.heading(name) for name in dict.fromkeys(rows["metric"])]
+    rows["metric"] = rows["metric"].map(tables.heading)
+    wide = rows.pivot_table("cell", keys, "metric", aggfunc="first", sort=False)
+    wide = wide[heads].rename_axis(columns=None).reset_index()
     wide = wide.assign(remark=wide["dataset"].map(tables.remark))
     return wide.rename(columns={**tables.WORDS, "name": "run"})
-
-
-def _percent(value: float) -> str:
-    return "" if pd.isna(value) else f"{value * 100:.1f}"

@@ -45,7 +45,7 @@ def write(folder: Path, report: Report) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     captions = []
     for section in report.sections:
-        for table in filter(_has_rows, section.tables):
+        for table in section.tables:
             files.write_text(folder / "tables" / f"{name_of(table.name)}.tex", of_table(table))
             captions.append(f"- tables/{name_of(table.name)}.tex: {table.title}. {table.caption}")
         for picture in section.pictures:
@@ -132,7 +132,7 @@ def _section(section: Section) -> str:
         parts.append(author.to_latex(section.markdown))
     elif section.empty:
         parts.append(rf"\textit{{{export.latex(section.empty)}}}")
-    parts += [rf"\input{{tables/{name_of(t.name)}.tex}}" for t in section.tables if _has_rows(t)]
+    parts += [rf"\input{{tables/{name_of(t.name)}.tex}}" for t in section.tables]
     parts += [rf"\input{{figures/{name_of(picture.name)}.tex}}" for picture in section.pictures]
     if section.commands:
         lines = [rf"\texttt{{{export.latex(line)}}}" for line in section.commands]
@@ -145,8 +145,4 @@ def _items(points: Sequence[str]) -> list[str]:
     if not points:
         return []
     lines = [rf"\item {export.latex(point)}" for point in points]
-    return [r"\begin{itemize}\small", *lines, r"\end{itemize}"]
-
-
-def _has_rows(table: Table) -> bool:
-    return len(table.shown) > 0
+    return [r"\begin{itemize}\small\raggedright", *lines, r"\end{itemize}"]
