@@ -12,6 +12,7 @@ SMALL = {
     "metrics": "--percent 10 --repeats 1",
     "bootstrap": "--people 20 --resamples 1000 --repeats 1",
     "big_gallery": "--queries 100 --rows 20000",
+    "gallery_search": "--people 300 --queries 5 --repeats 1",
     "decode_cache": "--people 2 --images 2 --width 320 --repeats 1",
     "from_files": "--people 3 --images 2 --width 320 --repeats 1",
     "recall": "--texts 300 --each 30 --repeats 1",
@@ -45,6 +46,7 @@ def run(script, change, options=""):
         ("metrics", "one.TIMES = 0"),
         ("bootstrap", "one.LIMIT = 0"),
         ("big_gallery", "one.LIMIT = 0"),
+        ("gallery_search", "one.TIMES = 0"),
         ("decode_cache", "one.TIMES = 1e9"),
         ("from_files", "one.COLD = 1e9"),
         ("recall", "one.TIMES = 0"),
@@ -76,6 +78,13 @@ def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
     [
         ("metrics", RANKS_PLUS_ONE),
         ("big_gallery", RANKS_PLUS_ONE),
+        (
+            "gallery_search",
+            "right = one.index._highest\n"
+            "one.index._highest = lambda scores, top: right(scores, top + 1)._replace(\n"
+            "    similarity=right(scores, top + 1).similarity[:, 1:],\n"
+            "    rows=right(scores, top + 1).rows[:, 1:])",
+        ),
         ("recall", RANKS_PLUS_ONE),
         ("reranking", "right = one.published\none.published = lambda *a: 1 - right(*a)"),
         (

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -79,9 +80,12 @@ def export(model: Model, pixels: np.ndarray, path: str | Path, kind: Kind) -> di
 
     def fill(temporary: Path) -> None:
         write(whole, torch.from_numpy(np.array(pixels[:2])).to(model.device), temporary)
-        again = load(temporary)
-        one = np.concatenate([again(pixels[row : row + 1]) for row in range(len(pixels))])
-        lowest.append(min(_cosine(one, original), _cosine(again(pixels), original)))
+        try:
+            again = load(temporary)
+            one = np.concatenate([again(pixels[row : row + 1]) for row in range(len(pixels))])
+            lowest.append(min(_cosine(one, original), _cosine(again(pixels), original)))
+        except RuntimeError as error:  # of which those of onnxruntime are kinds
+            raise InputError(f"export: {path.name} does not run ({_said(error)})") from None
         if not lowest[0] > LEAST:  # NaN is no higher
             raise InputError(
                 f"export: {path.name} differs from the original, cosine {lowest[0]:.6f} on "
@@ -140,25 +144,25 @@ def _write_onnx(whole: nn.Module, pixels: Tensor, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     try:
         with _quiet(), torch.no_grad():
-            torch.onnx.export(
+            made = torch.onnx.export(
                 whole.cpu(),
                 (pixels.cpu(),),
-                str(path),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["pixels"],
                 output_names=["embedding"],
                 dynamic_shapes={"pixels": {0: batch}},
-                external_data=False,
                 verbose=False,
             )
     except Exception as error:  # the exporter has dozens of kinds
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise InputError(
-            f"export: onnx cannot express this network ({said}); try torchscript"
+            f"export: onnx cannot express this network ({_said(error)}); try torchscript"
         ) from None
     finally:
         whole.to(pixels.device)
+    for part in (made.model, made.model.graph, *made.model.graph.all_nodes()):
+        part.metadata_props.clear()  # where the code of each operation lies on this machine
+    made.save(str(path), external_data=False)
 
 
 def _load_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -166,7 +170,12 @@ def _load_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: session.run(None, {"pixels": np.array(pixels)})[0]
 
 
-def _onnxruntime():
+def _said(error: Exception) -> str:
+    """The first line of an error, 200 characters of it."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def _onnxruntime() -> ModuleType:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - what torch.onnx is written in

@@ -259,12 +259,14 @@ def removed(gallery: Gallery, person: str) -> Gallery:
     if not there.any():
         near = nearest(str(person), gallery.people)
         raise InputError(f"{person!r} is not enrolled; nearest: {near}")
-    kept = (~there).to_numpy()
-    return replace(
-        gallery,
-        embeddings=gallery.embeddings[kept],
-        table=gallery.table[kept].reset_index(drop=True),
-    )
+    return of_people(gallery, *gallery.table["person"][~there])
+
+
+def of_people(gallery: Gallery, *people: str) -> Gallery:
+    """The gallery of these people alone."""
+    kept = gallery.table["person"].isin(people).to_numpy()
+    table = gallery.table[kept].reset_index(drop=True)
+    return replace(gallery, embeddings=gallery.embeddings[kept], table=table)
 
 
 def check(made_by: dict[str, object], own: dict[str, object], where: str) -> None:
