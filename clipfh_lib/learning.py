@@ -3,7 +3,7 @@
 from string import Formatter
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from clipfh_lib.schema import (
     AugmentParams,
@@ -369,9 +369,11 @@ class MbaNetParams(TrainedParams):
     @classmethod
     def _each_named(cls, given: object) -> object:
         if isinstance(given, dict) and "loss_id_levels" not in given:
-            net = given.get("net")
-            named = net.get("branches") if isinstance(net, dict) else getattr(net, "branches", None)
-            given = {**given, "loss_id_levels": named or BranchParams().branches}
+            try:
+                net = BranchParams.model_validate(given.get("net", {}))
+            except ValidationError:  # is told of `net`, where it stands
+                return given
+            given = {**given, "loss_id_levels": list(net.branches)}
         return given
 
     @model_validator(mode="after")
