@@ -4,8 +4,10 @@
 # photographs, so that a new figure must be written down here before a report shows it for all data.
 WITHOUT = frozenset(
     """
-    across_aspects bars burst_gap by_method cmc consistency curves det embedded histories layout
-    naming open_set recalls scores severity similarity split_sizes words
+    across_aspects bars burst_gap by_method cmc consistency curves det embedded energy groups
+    histories layout naming open_set real_conditions recalls removal robustness_curves
+    robustness_curves_both robustness_curves_gallery robustness_heat scores severity similarity
+    split_sizes words
     """.split()
 )
 

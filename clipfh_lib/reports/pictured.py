@@ -34,6 +34,18 @@ CAPTIONS = {
     "across_aspects": "Queries of each aspect in the galleries of each",
     "open_set": "Missed people against false alarms, people searched for in vain included",
     "sentences": "What sentences found",
+    "robustness_curves": "Rank-1 as each condition grows harder, 0: the untouched images",
+    "robustness_heat": "What each condition costs at each severity",
+    "real_conditions": "Conditions that the photographs themselves have",
+    "groups": "Rates of groups of people at one common threshold",
+    "right_matches": "Right matches: where the similarity comes from, on both sides of a pair",
+    "wrong_matches": "Wrong matches, each with the right image beside",
+    "before_and_after": "The same pair before and after fine-tuning",
+    "one_person": "One person over several images",
+    "mean_maps": "The mean map of each aspect",
+    "energy": "Share of a map that lies on the hand, beside the hand's share of the picture",
+    "removal": "Deletion and insertion: similarity as the marked pixels go and come",
+    "answers": "Answers: who an image may be, with similarity",
 }
 SHADED = "Bands and bars: 95 % intervals from resampling people"
 WITH_INTERVALS = {"cmc", "bars", "by_method", "burst_gap", "severity", "words"}
