@@ -92,7 +92,7 @@ def other_pixels(folders: Iterable[str | Path]) -> list[str]:
         return []
     keys = ["dataset", "condition", "severity"]
     several = found.groupby(keys, sort=False)["sha256"].nunique()
-    names = several[several > 1].index.to_frame()
+    names = several[several > 1].index.to_frame(index=False)
     return [
         f"{dataset}: runs of 10_robustness saw other pixels under {', '.join(dict.fromkeys(part))}"
         for dataset, part in names.groupby("dataset", sort=False)["condition"]
