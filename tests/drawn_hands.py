@@ -10,7 +10,7 @@ from clipfh_lib.data import demo_hands, demo_shapes
 
 @dataclass(frozen=True)
 class Truth:
-    """A drawn hand: picture, share of each pixel that is hand, finger tips, roots and way, pixels."""
+    """A drawn hand; tips, roots and the way they point are in pixels."""
 
     image: np.ndarray
     cover: np.ndarray

@@ -117,6 +117,8 @@ def test_draws_are_the_same_on_every_machine():
     moves = [found(corrupt(dots((100, 75)), "translation", 5, seed, "x.jpg"))[0] - [100, 75]
              for seed in (0, 1)]  # fmt: skip
     np.testing.assert_allclose(moves, [[33.3, -20.7], [-43.2, -9.3]], atol=0.15)
+    first = corrupt(grey(height=8, width=8), "noise", 5, 0, "a.jpg")[0, :2]
+    np.testing.assert_allclose(first, [[97, 183, 148], [91, 154, 157]], atol=1)
 
 
 def test_what_is_not_known_is_refused():
@@ -313,20 +315,22 @@ def test_fingertips_go_missing_at_the_ends_and_paper_takes_their_place(hands):
 
 
 def test_a_ring_lies_across_a_finger_and_not_on_the_palm(hands):
-    for each, name in zip(hands, IDS, strict=False):
+    beside = []
+    for each, name in itertools.product(hands, IDS):
         where = changed(each.image, corrupt(each.image, "ring", 1, 0, name))
-        assert (
-            where & ~cv2.dilate(each.mask.astype(np.uint8), np.ones((5, 5))).astype(bool)
-        ).sum() <= 0.1 * where.sum()
-        count, _, stats, centres = cv2.connectedComponentsWithStats(where.astype(np.uint8))
-        largest = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
-        on = each.tips - each.roots
-        length = np.hypot(*on.T)
-        from_root = centres[largest] - each.roots
-        down = (from_root * on).sum(axis=1) / length
-        aside = np.abs(from_root[:, 0] * on[:, 1] - from_root[:, 1] * on[:, 0]) / length
+        skin = cv2.dilate(each.mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        assert (where & ~skin).sum() <= 0.1 * where.sum()
+        _, _, stats, centres = cv2.connectedComponentsWithStats(where.astype(np.uint8))
+        centre = centres[1 + stats[1:, cv2.CC_STAT_AREA].argmax()]
+        along = each.tips - each.roots
+        length = np.hypot(*along.T)
+        x, y = (centre - each.roots).T
+        aside = np.abs(x * along[:, 1] - y * along[:, 0]) / length
         finger = int(aside.argmin())
-        assert 0.2 < down[finger] / length[finger] < 0.75 and aside[finger] < 6
+        down = ((x * along[:, 0] + y * along[:, 1]) / length**2)[finger]
+        assert 0.2 < down < 0.75
+        beside.append(aside[finger])
+    assert np.mean(beside) < 0.9 and max(beside) < 4  # pixels from the axis; measured: 0.65 and 2.5
 
 
 def test_a_bracelet_and_a_sleeve_are_on_the_arms_side_of_the_palm(hands):

@@ -64,6 +64,17 @@ def test_uneven_light_and_shadow_on_the_paper_are_no_hand(hands):
         assert share(masks.hand(lit(each.image, 0.7)[None])[0], each.mask) > 0.9
 
 
+def test_pale_skin_in_full_light_is_told_from_a_shadow_by_its_warmth(hands):
+    each = hands[0]
+    cover = each.cover[..., None]
+    pale, shadow = (
+        np.rint(cover * np.array(colour) + (1 - cover) * 250).astype(np.uint8)
+        for colour in ((252, 241, 230), (222, 228, 234))
+    )
+    assert share(masks.hand(pale[None])[0], each.mask) > 0.94
+    assert not masks.hand(shadow[None]).any()  # though it is darker
+
+
 def test_what_is_all_of_one_colour_or_one_texture_is_no_hand():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for value in (0, 127, 255):
