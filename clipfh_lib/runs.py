@@ -234,13 +234,19 @@ class Run:
         self.facts |= facts
 
     def save_figure(self, name: str, figure: object) -> object:
-        """Write figures/<name>.pdf and .png, as wide as the figure is; gives the figure back."""
+        """Write figures/<name>.pdf and .png, as wide as the figure is; gives the figure back.
+
+        Letters in the PDF are TrueType: they can be searched, and journals take them.
+        """
+        from matplotlib import rc_context  # only who draws pays for the import
+
         for suffix in ("pdf", "png"):
             data = {"metadata": {"CreationDate": None}} if suffix == "pdf" else {}
-            files.write(
-                self.folder / "figures" / f"{name}.{suffix}",
-                lambda path, s=suffix, d=data: figure.savefig(path, format=s, dpi=DPI, **d),
-            )
+            with rc_context({"pdf.fonttype": 42}):  # asked when a file is written, not before
+                files.write(
+                    self.folder / "figures" / f"{name}.{suffix}",
+                    lambda path, s=suffix, d=data: figure.savefig(path, format=s, dpi=DPI, **d),
+                )
         return figure
 
     def save_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:

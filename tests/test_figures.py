@@ -54,6 +54,7 @@ def cut_or_overlapping(figure: Figure) -> list[str]:
     renderer, page = canvas.get_renderer(), figure.bbox
     texts = [figure._suptitle, *(text for one in figure.legends for text in one.get_texts())]
     for axes in figure.axes:
+        texts += axes.get_legend().get_texts() if axes.get_legend() else []
         texts += [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
         for axis in (axes.xaxis, axes.yaxis):
             ends = sorted(axis.get_view_interval())
@@ -552,7 +553,7 @@ def test_ranked_lists_mark_right_and_wrong_by_colour_sign_and_line_rank_1_first(
     ]
     signs = [axes.get_xlabel()[0] for axes in drawn]
     assert signs == ["w", *"✗✓✗✗", "b", *"✓✗✗✓"]
-    assert drawn[0].get_xlabel() == "worst: person 1048\nright at rank 2"
+    assert drawn[0].get_xlabel() == "worst\nperson 1048\nright at rank 2"
     for axes, sign in zip(drawn, signs, strict=True):
         spine = axes.spines["left"]
         blue = colors.to_hex(spine.get_edgecolor()) == style.BLUE.lower()

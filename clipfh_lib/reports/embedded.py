@@ -15,7 +15,7 @@ from sklearn.manifold import TSNE
 from clipfh_lib import files, runs
 from clipfh_lib.reports import tables
 
-FILES = ("embeddings.safetensors", "embeddings.csv", "metrics.csv")
+FILES = ("embeddings.safetensors", "embeddings.csv", "ranks.csv")
 COLUMNS = [
     "dataset", "method", "backbone", "recipe", "seed", "weights", "run", "label", "limited",
     "image_id", "pid", "aspect", "x", "y", "of", "perplexity",
@@ -32,39 +32,48 @@ def lay_out(folders: Iterable[str | Path], people: int = 10, seed: int = 0) -> p
     whether a person's images lie together.
 
     Args:
-        folders: run folders; at most `RUNS` of them that are complete and kept embeddings, of the
-            first one's data set, are taken.
+        folders: run folders. Taken are those that are complete, searched images by images and kept
+            their embeddings, of the first one's data set, of each backbone and method the first,
+            at most `RUNS`.
         people: how many.
         seed: of t-SNE.
 
     Returns:
-        COLUMNS, a row for each run and image; `of`: people whose images are there in all;
+        COLUMNS, a row for each run and image; `of`: test people of that aspect in all;
         `perplexity` of t-SNE. No rows without such runs, or for fewer than two people.
 
     Raises:
         InputError: a file is not what its manifest says.
     """
-    taken: list[tuple[Path, dict, pd.DataFrame]] = []
+    taken: list[tuple[Path, dict, str, pd.DataFrame]] = []
+    seen: set[tuple] = set()
     for folder in map(Path, folders):
-        if len(taken) < RUNS and _kept(folder):
-            params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-            if not taken or params["dataset"] == taken[0][1]["dataset"]:
-                kinds = {"image_id": "str", "path": "str", "pid": "Int64", "aspect": "str"}
-                table = files.read_csv(runs.kept(folder, "embeddings.csv"), kinds)
-                taken.append((folder, params, table.reset_index(names="row")))
-    shown, of = _chosen([table for _, _, table in taken], people)
+        if len(taken) == RUNS or not _kept(folder):
+            continue
+        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        ranks = pd.read_csv(runs.kept(folder, "ranks.csv"), usecols=["weights", "direction", "pid"])
+        ranks = ranks[ranks["direction"] == "image_image"]
+        one = (params["backbone"], params["method"])
+        if ranks.empty or one in seen or (taken and params["dataset"] != taken[0][1]["dataset"]):
+            continue
+        seen.add(one)
+        kinds = {"image_id": "str", "path": "str", "pid": "Int64", "aspect": "str"}
+        table = files.read_csv(runs.kept(folder, "embeddings.csv"), kinds)
+        table = table.reset_index(names="row")
+        weights = tables.ordered(ranks)["weights"].iloc[0]  # the first are those that were kept
+        taken.append((folder, params, weights, table[table["pid"].isin(ranks["pid"])]))
+    shown, of = _chosen([table for *_, table in taken], people)
     if not shown:
         return pd.DataFrame(columns=COLUMNS)
     frames = []
-    for folder, params, table in taken:
+    for folder, params, weights, table in taken:
         rows = table.set_index("image_id").loc[shown].reset_index()
         vectors = load_file(runs.kept(folder, "embeddings.safetensors"))["embeddings"]
         places, near = _plane(vectors[rows["row"].to_numpy()], seed)
         who = {name: params.get(name) for name in ("method", "backbone", "recipe", "seed")}
         limit = (params.get("data") or {}).get("limit") or {}
         who |= {"dataset": params["dataset"], "run": folder.name, "of": of, "perplexity": near}
-        who |= {"limited": any(value is not None for value in limit.values())}
-        who["weights"] = _weights(folder)
+        who |= {"limited": any(value is not None for value in limit.values()), "weights": weights}
         rows = rows[["image_id", "pid", "aspect"]]
         frames.append(rows.assign(**who, x=places[:, 0], y=places[:, 1]))
     found = pd.concat(frames, ignore_index=True)
@@ -102,9 +111,3 @@ def _plane(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
     near = min(15.0, (len(unit) - 1) / 3)
     how = {"metric": "cosine", "init": "pca", "perplexity": near, "random_state": seed}
     return TSNE(**how).fit_transform(unit), near
-
-
-def _weights(folder: Path) -> str:
-    """What the kept embeddings came from: the run's first weights in the order of tables."""
-    here = set(pd.read_csv(runs.kept(folder, "metrics.csv"), usecols=["weights"])["weights"])
-    return next((name for name in tables.WEIGHTS if name in here), "trained")

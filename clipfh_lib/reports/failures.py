@@ -159,7 +159,7 @@ def failures(
     said = f"{weights}, {style.GALLERIES.get(gallery, gallery)}"
     said = weights if gallery in ("default", "enrolled") else said
     limited = limited or bool(found.get("limited", pd.Series(False)).any())
-    figure = style.new(found, dataset, limited, 0.4 + (tall + 0.42) * lines, said=said)
+    figure = style.new(found, dataset, limited, 0.4 + (tall + 0.34) * lines, said=said)
     widths = [1, 1, 1, 0.12, 1, 1, 1]
     grid = figure.subplots(lines, 7, squeeze=False, width_ratios=widths)
     for axes in grid.flat:

@@ -37,7 +37,7 @@ def embedded(layout: pd.DataFrame, width: float | None = None) -> Figure:
     for axes, ((label, _), part) in zip(grid, runs, strict=False):
         for pid, rows in part.groupby("pid"):
             name = f"person {pid}"
-            look = {**looks[name], "linestyle": "", "ms": 4, "mew": 0.3, "mec": "white"}
+            look = {**looks[name], "linestyle": "", "ms": 5, "mew": 0.4, "mec": "white"}
             axes.plot(rows["x"], rows["y"], label=name, **look)
         axes.set_title(label)
         axes.set_xticks([])

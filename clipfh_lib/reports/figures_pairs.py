@@ -45,8 +45,10 @@ def det(
     frame, said = style.fewer(style.series(tables.ordered(curves)))
     looks = style.looks(list(frame["label"].unique()))
     width = style.by_content(frame, width)
-    tall = 3.2 + 0.17 * len(looks)  # a square with its legend
-    tall = 0.4 + tall * style.lines(frame, width)
+    lines = style.lines(frame, width)
+    wide = -(-sum(len(style.galleries(part)) for part, _ in style.rows(frame)) // lines)
+    square = min(width / wide - 0.55, 2.6)  # nearly: a fixed aspect would push legends out
+    tall = 0.35 + (square + 1.05 + 0.16 * len(looks)) * lines  # each with its legend
     figure = style.new(frame, dataset, limited, tall, width, said)
     inner = _between(frame, "far", "frr", 0.8)
     least = max(min([*inner["far"], *inner["frr"], 0.01]), 1e-4)
@@ -59,11 +61,12 @@ def det(
             mark = {"markevery": equal, "mfc": "white", "ms": 5, "mew": 1.3}
             axes.plot(x, y, label=_with_eer(label, rows, metrics), **mark, **looks[label])
         axes.plot(ends, ends, color="0.75", lw=0.6, zorder=0)
-        axes.set(xlim=ends, ylim=ends, aspect="equal")
+        axes.set(xlim=ends, ylim=ends)
         _in_percent(axes)
         axes.grid(True)
         axes.tick_params(labelbottom=True)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=3.2)
+        below = (0.5, -0.38 / square)  # the axis label is between
+        axes.legend(loc="upper center", bbox_to_anchor=below, handlelength=3.2)
     style.label_outer(panels, "", "false rejects, %")
     for axes, _, _ in panels:
         axes.set_xlabel("false accepts, %")
@@ -222,7 +225,7 @@ def open_set(
         if known:
             axes.errorbar([], [], [], fmt="o", color="black", mfc="white", capsize=2, label=known)
         for number, (label, rows) in enumerate(part.groupby("label", sort=False)):
-            line = {**looks[label], "marker": "", "label": label}
+            line = {**looks[label], "markevery": [], "mfc": "white", "label": label}
             axes.plot(*map(_deviate, _between(rows, "fpir", "fnir").T.to_numpy()), **line)
             if metrics is not None:
                 _points(axes, rows, metrics, looks[label], 0.03 * (number - (len(looks) - 1) / 2))

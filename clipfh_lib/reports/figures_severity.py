@@ -1,7 +1,9 @@
 """Runs of 10_robustness -> a Figure: how they bear the same graded conditions."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from clipfh_lib.reports import style, tables
 from clipfh_lib.reports.style import styled
@@ -71,8 +73,8 @@ def _drawn(frame: pd.DataFrame, said: str, width: float) -> Figure:
     wide = COLUMNS if width > style.COLUMN else COLUMNS // 2
     tall = -(-len(conditions) // wide)
     figure = style.new(frame, None, False, 0.55 + 1.15 * tall, width, said)
-    grid = figure.subplots(tall, wide, sharex=True, sharey=True, squeeze=False).flat
-    grid = list(grid)
+    grid = list(figure.subplots(tall, wide, sharex=True, sharey=True, squeeze=False).flat)
+    low = max(0, np.floor(10 * frame["value"].min() - 1) / 10)
     for number, (axes, (kind, condition)) in enumerate(
         zip(grid, conditions.itertuples(index=False), strict=False)
     ):
@@ -86,9 +88,10 @@ def _drawn(frame: pd.DataFrame, said: str, width: float) -> Figure:
                 axes.fill_between(rows["severity"], rows["low"], rows["high"], **band)
         name = condition.replace("_", " ")
         axes.set_title(name if kind == condition else f"{kind}: {name}", fontsize=style.SMALL)
-        axes.set(ylim=(0, 1.02), xlim=(-0.2, 5.2))
+        axes.set(ylim=(low, 1.02), xlim=(-0.2, 5.2))
         axes.set_xticks(range(6))
         axes.yaxis.set_major_formatter(style.PERCENT)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.grid(True)
         if number + wide >= len(conditions):
             axes.set_xlabel("severity")

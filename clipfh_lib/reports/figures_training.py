@@ -100,7 +100,8 @@ def training_curves(
     wide = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
     wide = wide if width > style.COLUMN else 1
     tall = -(-len(panels) // wide)
-    figure = style.new(history, dataset, limited, 0.3 + 2.4 * tall, width)
+    each = 2.4 if width > style.COLUMN else 1.9
+    figure = style.new(history, dataset, limited, 0.3 + each * tall, width)
     grid = list(figure.subplots(tall, wide, squeeze=False).flat)
     for axes, (title, names) in zip(grid, panels.items(), strict=False):
         for name, look in style.looks(names).items():
@@ -111,8 +112,8 @@ def training_curves(
             axes.plot(rows["epoch"], rows[name], label=said, **look)
         axes.set(title=title, xlabel="epoch")
         _upright(axes, history[names].max(), history[names].min().min(), title)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22), "handlelength": 3}
-        axes.legend(ncols=2 if len(names) > 2 else 1, **below)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.35 / (each - 0.9))}
+        axes.legend(ncols=2 if len(names) > 2 else 1, handlelength=3, **below)
     for axes in grid[len(panels) :]:
         axes.remove()
     return figure
@@ -147,6 +148,7 @@ def histories(
     frame, said = style.fewer(labelled)
     frame["label"] = frame["label"].str.replace(r" ?\btrained\b", "", regex=True)
     looks = style.looks(list(frame["label"].unique()))
+    frame = frame[frame[names].notna().any(axis=1)]
     sets = list(frame.groupby("dataset", sort=False))
     width = width or (style.COLUMN if len(names) == 1 else style.WIDTH)
     wide = len(names) if width > style.COLUMN else 1
@@ -160,6 +162,9 @@ def histories(
             if len(rows):
                 every = max(1, len(rows) // 8)
                 axes.plot(rows["epoch"], rows[name], markevery=every, label=label, **looks[label])
+        if part[name].isna().all():
+            axes.remove()
+            continue
         front = f"{dataset}, " if len(sets) > 1 else ""
         axes.set_title(front + _spoken(name))
         axes.set_xlabel("epoch" if number >= len(panels) - wide else "")
@@ -185,7 +190,7 @@ def _upright(axes: Axes, highest: pd.Series, lowest: float, title: str) -> None:
         axes.set_ylim(max(lowest * 0.7, highest.min() / 100), highest.max() * 1.5)
     else:
         low = axes.get_ylim()[0] if lowest < 0 else 0
-        axes.set_ylim(bottom=min(0, low))
+        axes.set_ylim(min(0, low), max(highest.max() * 1.06, 1e-12))
         if title == "learning rate":
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

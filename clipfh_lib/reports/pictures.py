@@ -107,7 +107,8 @@ def ranked_lists(
     tall = style.WIDTH / (len(top) + 1.2) * pictures.shape[1] / pictures.shape[2]
     if dataset is None and "dataset" in images:
         dataset = ", ".join(images["dataset"].astype(str).unique())
-    figure = style.new(ranks, dataset, limited, 0.45 + (tall + 0.3) * len(ranks))
+    below = 0.44 if "kind" in ranks else 0.32
+    figure = style.new(ranks, dataset, limited, 0.45 + (tall + below) * len(ranks))
     if {"weights", "test_aspect", "gallery"} <= set(ranks):
         weights, aspect, gallery = ranks[["weights", "test_aspect", "gallery"]].iloc[0]
         where = style.panel_title(style.ASPECTS.get(aspect, aspect), gallery)
@@ -119,7 +120,7 @@ def ranked_lists(
     for row, (_, query) in zip(grid, ranks.iterrows(), strict=True):
         row[1].axis("off")
         right = {int(float(rank)) for rank in str(query["ranks"]).split()}
-        kind = f"{query['kind']}: " if "kind" in query else ""
+        kind = f"{query['kind']}\n" if "kind" in query else ""
         first = "no right image" if pd.isna(query["rank"]) else f"right at rank {query['rank']:.0f}"
         name = f"{kind}person {query['pid']}\n{first}"
         picture = pictures[_place(place, query["query"])]

@@ -44,7 +44,6 @@ STYLE = {
     "grid.color": "0.88",
     "hatch.linewidth": 0.5,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # TrueType: letters stay letters, which printers and search can read
 }
 # Okabe and Ito's colours (Color Universal Design, 2008), each with a line and a marker of its own.
 # Neighbours in this order differ by at least 11 in lightness (CIE L*), which a grey copy keeps.
@@ -297,7 +296,10 @@ def grid(figure: Figure, frame: pd.DataFrame) -> list[tuple[Axes, pd.DataFrame, 
     parts = []
     for part, name in rows(frame):
         here = [(part[part["gallery"] == one], panel_title(name, one)) for one in galleries(part)]
-        parts += [here] if figure.get_figwidth() > COLUMN else [[panel] for panel in here]
+        if figure.get_figwidth() > COLUMN:
+            parts.append(here)
+        else:
+            parts += [[(one, text.replace(", gallery", ",\ngallery"))] for one, text in here]
     wide = max(map(len, parts))
     axes = figure.subplots(len(parts), wide, sharex=True, sharey=True, squeeze=False)
     found = []
