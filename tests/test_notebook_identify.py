@@ -1,4 +1,4 @@
-"""Notebook 12 runs from parameters to manifest, with the test people and with people of one's own."""
+"""Notebook 12 runs from parameters to manifest, for the test people and for a folder of people."""
 
 import json
 import os
