@@ -73,7 +73,7 @@ def test_spatial_attention_is_what_loops_over_all_pairs_of_places_give(position)
     torch.testing.assert_close(ours, theirs)
     assert (ours - features).abs().max() > 0.1, "the attention says something"
     inputs = [features, *attention.parameters()]
-    assert len(inputs) == (10 if position else 8)
+    assert len(inputs) == (8 if position else 6)
     slopes = [torch.autograd.grad(each.cos().sum(), inputs) for each in (ours, theirs)]
     for one, other in zip(*slopes, strict=True):
         torch.testing.assert_close(one, other)

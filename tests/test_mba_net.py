@@ -138,11 +138,9 @@ def test_every_trainable_parameter_gets_a_gradient_and_its_rate(drawn, name):
     method.log = method.log_dict = lambda *_, **__: None
     batch = next(iter(loaders.training(images, method.targets.numpy(), method.p.fit, 0)(0)))
     method.training_step(batch, 0).backward()
-    # Norms and the softmax take away what is common to all images or places.
-    spared = [f"heads.branches.spatial.attention.{part}.bias" for part in ("key", "value")]
     for name, parameter in method.named_parameters():
         moved = parameter.grad is not None and parameter.grad.abs().sum() > 1e-9
-        assert moved == parameter.requires_grad or name in spared, name
+        assert moved == parameter.requires_grad, name
     groups = method.configure_optimizers()["optimizer"].param_groups
     there = {id(p): group for group in groups for p in group["params"]}
     assert len(there) == sum(len(group["params"]) for group in groups), "each in one group"

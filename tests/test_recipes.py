@@ -21,7 +21,7 @@ from clipfh_lib.schema import DataParams
 from clipfh_lib.words import TextToImageParams
 
 METHODS = ("fine_tune", "clip_reid_prompts", "clip_reid_encoder", "prompt_sg", "joint")
-METHODS += ("text_to_image",)
+METHODS += ("text_to_image", "mba_net")
 RECIPES = Path(__file__).resolve().parents[1] / "params" / "recipes"
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VIT = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 12}
@@ -30,6 +30,7 @@ TINY = {  # backbones by what stands for them here: as many blocks, thin
     "vit_b16": "recipes_vit", "vit_b32": "recipes_vit", "demo": "recipes_vit",
     "demo_untrained": "recipes_vit", "rn50": "recipes_rn",
     "timm_mobilenetv2": "timm/test_efficientnet", "timm_resnet50": "timm/test_resnet",
+    "demo_cnn": "timm/test_resnet",
 }  # fmt: skip
 SMALL = {"fit.epochs": 2, "model.weights": "none", "model.size": None}
 BATCHES = {"fit.people": 4, "fit.images": 2, "fit.batch_size": 8}
@@ -52,6 +53,8 @@ def files_of(method: str) -> list[tuple[str, str]]:
             found.append((stem.removesuffix(f"_{max(own, key=len)}"), max(own, key=len)))
         else:
             first = ("demo",) if stem == "demo" else ("vit_b16", "rn50", "demo")
+            if method == "mba_net":  # wants a map of features
+                first = ("demo_cnn",) if stem == "demo" else ("timm_resnet50",)
             found.append((stem, next(name for name in first if f"{stem}_{name}" not in stems)))
     return found
 
@@ -124,6 +127,11 @@ def prompt_sg(encoder, preprocess, data, p):
     return made.make(encoder, preprocess, data, p)
 
 
+def mba_net(encoder, preprocess, data, p):
+    made = importlib.import_module("clipfh_lib.methods.mba_net")
+    return made.make(encoder, preprocess, data, p)
+
+
 def clip_reid_prompts(encoder, preprocess, data, p):
     made = importlib.import_module("clipfh_lib.methods.clip_reid")
     images = made.image_features(encoder, preprocess, data, p)
@@ -163,7 +171,7 @@ def joint(encoder, preprocess, data, p):
 
 
 MAKE = {one.__name__: one for one in (fine_tune, clip_reid_prompts, clip_reid_encoder, prompt_sg)}
-MAKE |= {"joint": joint, "text_to_image": text_to_image}
+MAKE |= {"joint": joint, "text_to_image": text_to_image, "mba_net": mba_net}
 
 
 def batches(method, p, images):

@@ -66,8 +66,9 @@ class SpatialAttention(nn.Module):
         super().__init__()
         inner = max(1, channels // squeeze)
         self.query = nn.Conv2d(channels, inner, 1)
-        self.key = nn.Conv2d(channels, inner, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
+        # no biases: the softmax would take away the keys', a branch's norm the values'
+        self.key = nn.Conv2d(channels, inner, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.zeros(1))
         self.position = position
         if position:
