@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = {
     "metrics": "--percent 10 --repeats 1",
     "bootstrap": "--people 20 --resamples 1000 --repeats 1",
+    "cam": "--pairs 4 --repeats 1",
     "big_gallery": "--queries 100 --rows 20000",
     "gallery_search": "--people 300 --queries 5 --repeats 1",
     "decode_cache": "--people 2 --images 2 --width 320 --repeats 1",
@@ -53,6 +54,7 @@ def run(script, change, options=""):
         ("reranking", "one.TARGETS = dict.fromkeys(one.TARGETS, 1e9)"),
         ("start", "one.PLAN = 0"),
         ("prompts", f"{DEMO}one.TIMES = 1e9"),
+        ("cam", f"{DEMO}one.TIMES = 0"),
         ("mining", "one.SECONDS = one.MEGABYTES = 0"),
         ("training", "one.SMALL = one.GPU = 1e9"),
         ("joint", "one.SMALL = one.GPU = 1e9"),
@@ -101,6 +103,7 @@ def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
             "right = one.mining.hard\n"
             "one.mining.hard = lambda *a: right(*a[:2], a[2] + 10**6, *a[3:])",
         ),
+        ("cam", f"{DEMO}right = one.by_autograd\none.by_autograd = lambda *a: 1 - right(*a)"),
         ("prompts", f"{DEMO}right = one.expected\none.expected = lambda *a: right(*a) + 0.1"),
         (
             "joint",

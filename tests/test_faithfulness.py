@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file
 from scipy import stats
 from torch import nn
 
@@ -292,6 +293,24 @@ def test_the_one_person_has_more_images_than_are_shown_all_of_one_aspect():
     assert set(mine["pid"]) == {2} and set(mine["aspect"]) == {"palmar_r"} and len(mine) == 5
     assert len(pairing.of_person(table.drop(columns="aspect"), 4)) == 6
     assert len(pairing.of_person(table[:2], 4)) == 2, "fewer, where nobody has more"
+
+
+def test_shown_pairs_are_spread_and_a_wrong_one_comes_with_what_it_missed():
+    kinds = ["right"] * 4 + ["wrong", "missed"] + ["right", "wrong", "missed"]
+    pairs = pd.DataFrame({"kind": kinds})
+    assert pairing.shown(pairs, "right", 3).tolist() == [0, 2, 6]
+    assert pairing.shown(pairs, "right", 9).tolist() == [0, 1, 2, 3, 6]
+    assert pairing.shown(pairs, "wrong", 2).tolist() == [4, 5, 7, 8]
+    assert pairing.shown(pairs[:3], "wrong", 2).tolist() == []
+
+
+def test_saved_maps_are_means_of_blocks_with_their_names(tmp_path):
+    heat = np.random.default_rng(0).random((2, 3, 8, 12)).astype(np.float32)
+    explaining.save({"trained.grad_cam": heat}, tmp_path / "maps.safetensors")
+    kept = load_file(tmp_path / "maps.safetensors")["trained.grad_cam"]
+    wanted = heat.reshape(2, 3, 2, 4, 3, 4).mean(axis=(3, 5))
+    assert kept.dtype == np.float16 and kept.shape == (2, 3, 2, 3)
+    np.testing.assert_allclose(kept, wanted, atol=1e-3)
 
 
 # --- identity -----------------------------------------------------------------------------------

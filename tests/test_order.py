@@ -31,6 +31,7 @@ LIGHT = [
     or module.split(".")[-1] in ("agreement", "tidying")
     or module.split(".")[-1] in ("masks", "anatomy", "occlusions", "corruptions")
     or module.split(".")[-1] in ("demo_captions", "demo_clothes", "demo_garments", "demo_things")
+    or module.split(".")[-1] in ("pairing",)
     or module.split(".")[-1] in ("origin", "reranking", "open_set", "across", "retrieval")
 ]
 

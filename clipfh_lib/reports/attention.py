@@ -82,7 +82,7 @@ def pairs(
             text = f"query {texts[0]}\nfound {texts[1]}"
             _beside(grid[number, 0], text)
     for axes, name in zip(grid[0], names, strict=False):
-        axes.set_title(f"query\n{name}" if across == 2 else fill(name, 18))
+        axes.set_title(f"query\n{name}" if across == 2 else fill(name, 110 // len(names)))
     for axes, name in zip(grid[0][len(names) + 1 :], names, strict=False):
         axes.set_title(f"found\n{name}")
     return figure

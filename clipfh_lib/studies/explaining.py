@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -96,6 +97,8 @@ class ToPeople(nn.Module):
 def baseline(p: StudyParams) -> Opened:
     """The network that the studied run began with; of zero-shot the untrained one.
 
+    An untrained one stands beside another draw of its weights (`another_seed`).
+
     Raises:
         InputError: what the run began with is no longer there.
     """
@@ -103,6 +106,8 @@ def baseline(p: StudyParams) -> Opened:
     if files.resolve(p.of.folder) == files.resolve(p.model.weights):
         run = studied.params_of(files.resolve(p.of.folder))
         model, weights = run.model, embeddings.start_weights(run)
+    if p.model.weights == "none":
+        weights = "another_seed"
     encoder, preprocess = backbones.load(model, p.seed + (p.model.weights == "none"))
     return Opened(encoder, encoder, preprocess, weights, None)
 
@@ -248,9 +253,24 @@ def pictures(network: Opened, table: pd.DataFrame, root: Path, p: StudyParams) -
     return images.decode(root, list(table["path"]), size, p.loader.workers).pixels
 
 
+def named(table: pd.DataFrame, p: StudyParams, weights: str) -> pd.DataFrame:
+    """A table with whose it is in front: the studied run's axes, and its weights."""
+    who = {"dataset": p.dataset, "method": p.of.method, "backbone": p.backbone}
+    who |= {"recipe": p.of.recipe, "seed": p.seed, "weights": weights}
+    return table.assign(**who)[[*who, *table.columns]]
+
+
 def save(heat: dict[str, np.ndarray], path: Path) -> Path:
-    """Write maps by name as safetensors: (2, N, H, W) float16, both sides of each pair."""
-    content = {name: np.ascontiguousarray(each, np.float16) for name, each in heat.items()}
+    """Write maps (2, N, H, W), both sides of each pair, by name as safetensors.
+
+    In float16, as means over 4 x 4 pixels: a network's places are coarser than that.
+    """
+    content = {}
+    for name, each in heat.items():
+        small = (each.shape[-1] // 4, each.shape[-2] // 4)
+        sides = np.concatenate(each)
+        parts = [cv2.resize(one, small, interpolation=cv2.INTER_AREA) for one in sides]
+        content[name] = np.stack(parts).astype(np.float16).reshape(*each.shape[:2], *parts[0].shape)
     return files.write(path, lambda temporary: save_file(content, temporary))
 
 

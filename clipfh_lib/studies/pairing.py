@@ -75,6 +75,14 @@ def rows(pairs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return pairs[["query", "found", "other"]].apply(lambda names: place[names].to_numpy())
 
 
+def shown(pairs: pd.DataFrame, kind: str, number: int) -> np.ndarray:
+    """Positions of some pairs of a kind, spread evenly; of wrong ones with what they missed."""
+    found = np.flatnonzero(pairs["kind"] == kind)
+    number = min(number, len(found))
+    found = found[np.linspace(0, len(found) - 1, number).round().astype(int)] if number else found
+    return (found[:, None] + np.arange(2)).ravel() if kind == "wrong" else found
+
+
 def cosines(array: np.ndarray, place: pd.DataFrame) -> np.ndarray:
     """Similarity of each pair's `query` and `found`, rows of (M, F) embeddings: (N,)."""
     unit = array / np.linalg.norm(array, axis=1, keepdims=True)
