@@ -94,6 +94,7 @@ def test_02_zero_shot_and_20_compare_end_in_a_table_with_intervals(project):
     assert {f"figures/{name}.{kind}" for name in names for kind in ("pdf", "png")} <= set(
         made["files"]
     )
+    assert made["parameters"] == 7_860_353, "as parts.csv of 03 has them, but its heads"
     metrics = pd.read_csv(folder / "metrics.csv")
     assert set(metrics["weights"]) == {"untrained", "pixels"}, "nothing was pretrained here"
     rank1 = metrics[(metrics["metric"] == "rank1") & metrics["subset"].isin(["all", "far"])]
