@@ -84,15 +84,28 @@ def test_what_is_all_of_one_colour_or_one_texture_is_no_hand():
     assert masks.hand(np.empty((0, 8, 8, 3), np.uint8)).shape == (0, 8, 8)
 
 
-def test_small_holes_are_filled_and_spots_on_the_paper_left_out(hands):
+@pytest.mark.parametrize("radius", [3, 9])
+def test_holes_in_the_palm_are_filled_and_spots_on_the_paper_left_out(hands, radius):
     each = hands[1]
     image = each.image.copy()
     x, y = np.rint(each.roots[1:].mean(axis=0) - 16 * each.along).astype(int).tolist()
-    cv2.circle(image, (x, y), 3, (250, 250, 250), -1)  # a pearl on the skin
+    cv2.circle(image, (x, y), radius, (250, 250, 250), -1)  # skin in a glaring light
     image[100:110, 4:16] = (120, 60, 40)
     assert not each.mask[95:115, :20].any()
     found = masks.hand(image[None])[0]
-    assert found[y - 2 : y + 3, x - 2 : x + 3].all() and not found[95:115, :20].any()
+    assert found[y - radius : y + radius + 1, x - radius : x + radius + 1].all()
+    assert not found[95:115, :20].any() and share(found, each.mask) > 0.94
+
+
+def test_paper_between_fingers_that_touch_stays_paper():
+    image = np.full((120, 160, 3), 250, np.uint8)
+    skin = (205, 155, 125)
+    cv2.rectangle(image, (50, 0), (110, 60), skin, -1)
+    for x in (56, 80, 104):
+        cv2.rectangle(image, (x - 7, 60), (x + 7, 110), skin, -1)
+    cv2.rectangle(image, (50, 100), (110, 110), skin, -1)  # the tips meet
+    found = masks.hand(image[None])[0]
+    assert found[105, 68] and not found[64:96, 68].any() and not found[64:96, 92].any()
 
 
 def test_the_background_is_the_paper_even_where_the_hand_fills_most_of_the_border():

@@ -17,6 +17,8 @@ SURE = 8.0  # this far from the paper, in CIELAB units, is a part of the hand or
 HALF = 0.45  # of the median distance of those parts: there the hand begins, halfway up its edge
 LEAST, MOST = 5.5, 17.0  # bounds of that
 WHITE = 60.0, 15.0  # paper is taken to be white: lightness at least, colour at most, CIELAB units
+GAP = 0.012  # share of the hand; a larger hole may be paper between two fingers
+DEEP = 0.6  # of the depth of the palm: so far inside there are no fingers
 SMALLEST = 0.02  # share of the picture; less is a spot on the paper, not a hand
 
 
@@ -25,8 +27,8 @@ def hand(pixels: np.ndarray) -> np.ndarray:
 
     The paper is a quadratic surface in CIELAB, fitted to what looks like the border of the picture
     (its bright, colourless part; where there is none, the colour that most of the border has). The
-    hand is the largest piece that differs from it, without the small holes in that. What fills
-    the whole picture, or nearly nothing of it, is no hand: the mask is then empty.
+    hand is the largest piece that differs from it; holes are filled unless they lie between
+    fingers. What fills the whole picture, or nearly nothing of it, is no hand: the mask is empty.
 
     Args:
         pixels: (N, H, W, 3) uint8, RGB.
@@ -133,7 +135,7 @@ def _apart(away: np.ndarray) -> np.ndarray:
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest piece of a mask (h, w) uint8, without the small holes in it."""
+    """The largest piece of a mask (h, w) uint8, without the holes that are no gaps of fingers."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, cross)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
@@ -141,9 +143,15 @@ def _largest(mask: np.ndarray) -> np.ndarray:
         return np.zeros_like(mask)
     mask = (labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
-    # Paper that is seen between fingers which touch at their tips is a hole too, but a long one.
     left, top, wide, high, area = stats.T
-    inside = (left > 0) & (top > 0) & (left + wide < mask.shape[1]) & (top + high < mask.shape[0])
-    small = inside & (area < 0.012 * mask.sum())
-    small[0] = False
-    return mask | small[labels].astype(np.uint8)
+    hole = (left > 0) & (top > 0) & (left + wide < mask.shape[1]) & (top + high < mask.shape[0])
+    hole[0] = False
+    whole = mask | hole[labels].astype(np.uint8)
+    # Fingers that touch at their tips have paper between them. A hole is filled if it is small, or
+    # lies deep in the palm, where full light may have made skin as white as paper.
+    filled = hole & (area < GAP * whole.sum())
+    if (hole & ~filled).any():
+        depth = cv2.distanceTransform(whole, cv2.DIST_L2, 5)
+        for label in np.flatnonzero(hole & ~filled):
+            filled[label] = depth[labels == label].mean() > DEEP * depth.max()
+    return mask | filled[labels].astype(np.uint8)
