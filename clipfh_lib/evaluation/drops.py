@@ -79,7 +79,7 @@ def between(
         names = dict(zip(KEY, key, strict=True))
         lost = dict(zip(LOST, lost, strict=True))
         frames.append(pd.DataFrame({**names, "metric": METRICS, **lost}))
-    empty = pd.DataFrame(columns=[*KEY, "metric", *LOST])
+    empty = pd.DataFrame(columns=[*KEY, "metric", *LOST]).astype(dict.fromkeys(LOST, float))
     return pd.concat(frames, ignore_index=True) if frames else empty
 
 

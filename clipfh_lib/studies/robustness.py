@@ -8,7 +8,7 @@ the canvas too, so that a difference is the change's alone.
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from clipfh_lib.studies.opened import Opened
 from clipfh_lib.study import RobustnessParams, Side, StudyParams
 
 CLEAN = "clean"  # condition, kind and side of what is not changed
+BLOCK = 64  # images that are changed at once
 CHANGED = " changed"  # ends the names of changed images beside the plain ones
 ROLES = {"query": ["query"], "gallery": ["gallery"], "both": ["query", "gallery"]}
 CONDITION = ["condition", "kind", "severity", "side"]
@@ -52,7 +53,8 @@ class Robustness(NamedTuple):
 class Changed(Dataset):
     """Photographs on a canvas, changed and brought to the model's size when they are asked for.
 
-    The images that follow are made meanwhile, as many as were asked for; so memory is bounded.
+    Images are made BLOCK at a time by all threads: before a CPU encodes them, which needs its cores
+    itself, or while a GPU encodes those before. So memory is bounded.
 
     Args:
         table: `image_id` and `pid`.
@@ -61,6 +63,7 @@ class Changed(Dataset):
         size: what the model takes.
         pool: threads that change.
         bar: told of each batch.
+        meanwhile: make the next images while the batch is encoded.
     """
 
     def __init__(
@@ -71,10 +74,11 @@ class Changed(Dataset):
         size: images.Size,
         pool: ThreadPoolExecutor,
         bar: tqdm,
+        meanwhile: bool = False,
     ):
         self.names, self.canvas, self.change = list(table["image_id"]), canvas, change
         self.pids = torch.tensor(table["pid"].to_numpy(np.int64, copy=True))
-        self.size, self.pool, self.bar = size, pool, bar
+        self.size, self.pool, self.bar, self.meanwhile = size, pool, bar, meanwhile
         self.ahead: dict[int, Future] = {}
         self.digests = [b""] * len(table)
 
@@ -83,9 +87,13 @@ class Changed(Dataset):
 
     def __getitem__(self, rows: Sequence[int]) -> loaders.Batch:
         rows = list(rows)
-        for row in range(rows[0], min(rows[-1] + 1 + len(rows), len(self))):
-            if row not in self.ahead:
-                self.ahead[row] = self.pool.submit(self._made, row)
+        last = rows[-1] + (len(rows) if self.meanwhile else 0)
+        if min(last, len(self) - 1) not in self.ahead:
+            for row in range(rows[0], min(max(last + 1, rows[0] + BLOCK), len(self))):
+                if row not in self.ahead:
+                    self.ahead[row] = self.pool.submit(self._made, row)
+        if not self.meanwhile:
+            wait(self.ahead.values())
         pixels = np.stack([self.ahead.pop(row).result() for row in rows])
         self.bar.update(len(rows))
         return loaders.Batch(torch.from_numpy(pixels), self.pids[rows], torch.tensor(rows))
@@ -116,7 +124,8 @@ class Bench:
     def embed(self, change: Change, bar: tqdm) -> tuple[np.ndarray, str]:
         """Embeddings (N, D) of all images after a change, and the hash of the changed pixels."""
         size = self.preprocess.size(self.p.data.resize)
-        seen = Changed(self.table, self.canvas, change, size, self.pool, bar)
+        gpu = self.target.type != "cpu"
+        seen = Changed(self.table, self.canvas, change, size, self.pool, bar, meanwhile=gpu)
         how = self.p.embed, self.target, True
         return embeddings.encode(self.network, self.preprocess, seen, *how), seen.sha256()
 
