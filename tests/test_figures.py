@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from clipfh_lib.files import InputError
 from clipfh_lib.reports import figures, pictures, style
@@ -48,7 +49,7 @@ def legend(figure):
 
 
 def cut_or_overlapping(figure: Figure) -> list[str]:
-    """Texts that leave the page or lie on one another, as they are drawn."""
+    """Texts that leave the page, lie on one another or are too small, as they are drawn."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer, page = canvas.get_renderer(), figure.bbox
@@ -61,7 +62,9 @@ def cut_or_overlapping(figure: Figure) -> list[str]:
             shown = [t for t in axis.get_major_ticks() if ends[0] <= t.get_loc() <= ends[1]]
             texts += [tick.label1 for tick in shown if tick.label1.get_visible()]
     boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts if t.get_text().strip()]
-    bad = [f"cut: {text}" for text, box in boxes if not (box.x0 >= -1 and box.x1 <= page.x1 + 1)]
+    letters = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    bad = [f"small: {text}" for text in letters if text.get_fontsize() < style.SMALL]
+    bad += [f"cut: {text}" for text, box in boxes if not (box.x0 >= -1 and box.x1 <= page.x1 + 1)]
     bad += [f"cut: {text}" for text, box in boxes if not (box.y0 >= -1 and box.y1 <= page.y1 + 1)]
     for i, (text, box) in enumerate(boxes):
         for other, second in boxes[:i]:
@@ -677,3 +680,177 @@ def test_the_start_that_each_method_measures_again_is_drawn_once_and_equal_names
         "clip_reid_encoder trained",
         "clip_reid_encoder trained (prompts.shuffle: true)",
     ]
+
+
+# --- several runs over each other --------------------------------------------------------------
+
+METHODS = ("zero_shot", "fine_tune", "clip_reid_encoder")
+
+
+def of_runs(frame, methods=METHODS, **more):
+    """The same rows as by several runs, the later the better."""
+    parts = [
+        frame.assign(method=name, recipe="demo", run=f"of_{name}", value=frame["value"] + 0.02 * i)
+        for i, name in enumerate(methods)
+    ]
+    names = {"dataset": "demo", "backbone": "demo", "seed": 0}
+    return pd.concat(parts, ignore_index=True).assign(**{**names, **more})
+
+
+def test_one_number_of_each_run_stands_in_a_line_of_its_own_with_its_interval():
+    found = of_runs(metrics(weights=["pretrained"])).drop(columns=["low", "high"])
+    found = found.assign(low=found["value"] - 0.05, high=found["value"] + 0.08)
+    figure = figures.by_method(found)
+    (axes,) = figure.axes
+    whole, far = axes.containers
+    assert whole[0].get_xdata() == pytest.approx([0.8, 0.82, 0.84])
+    assert far[0].get_xdata() == pytest.approx([0.5, 0.52, 0.54])
+    assert whole[2][0].get_segments()[1][:, 0] == pytest.approx([0.77, 0.9])
+    assert (whole[0].get_ydata() < far[0].get_ydata()).all()
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == [f"{name} pretrained" for name in METHODS]
+    assert legend(figure)[0] == "all queries" and "mAP" in axes.get_xlabel()
+    lines = [line for line in axes.get_lines() if len(set(line.get_ydata())) == 1]
+    assert len([line for line in lines if list(line.get_xdata()) == [0, 1]]) == 2  # part methods
+    with pytest.raises(InputError, match="no gallery default"):
+        figures.by_method(found, gallery="default")
+
+
+def test_forty_runs_can_be_read_in_one_figure_of_either_width():
+    methods = [f"method_number_{number}" for number in range(40)]
+    found = of_runs(metrics(weights=["trained"]), methods)
+    for width in (style.COLUMN, style.WIDTH):
+        figure = figures.by_method(found, width=width)
+        assert len(figure.axes[0].get_yticklabels()) == 40
+        assert figure.get_figheight() < 15 and cut_or_overlapping(figure) == []
+
+
+def test_burst_gaps_of_several_runs_are_told_apart():
+    figure = figures.burst_gap(of_runs(metrics(weights=["trained"])))
+    assert legend(figure) == [f"{name} trained" for name in METHODS]
+    lines = [box[0].get_ydata() for box in figure.axes[0].containers]
+    assert [line[0] for line in lines] == pytest.approx([0.8, 0.82, 0.84])
+    assert cut_or_overlapping(figure) == []
+
+
+def test_histories_of_runs_share_a_panel_for_each_quantity_and_none_without():
+    frames = [
+        history().assign(method=name, recipe="demo", run=f"of_{name}", dataset="demo")
+        for name in METHODS[1:]
+    ]
+    frames[1]["val/mAP"] = np.nan
+    frames[1]["train/loss"] += 1
+    other = history().assign(method="fine_tune", recipe="demo", run="b", dataset="hd")
+    told = pd.concat([*frames, other.drop(columns="val/loss")]).assign(backbone="demo", seed=0)
+    figure = figures.histories(told)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [
+        "demo, loss of training", "demo, loss of validation", "demo, mAP of validation",
+        "hd, loss of training", "hd, mAP of validation",
+    ]  # fmt: skip
+    assert [len(axes.get_lines()) for axes in figure.axes] == [2, 2, 1, 1, 1]
+    assert legend(figure) == ["fine_tune", "clip_reid_encoder"]
+    first = figure.axes[0].get_lines()
+    assert first[1].get_ydata() == pytest.approx(first[0].get_ydata() + 1)
+    assert cut_or_overlapping(figure) == []
+    empty = figures.histories(told.assign(**{"train/loss": np.nan}), ["train/loss"])
+    assert "no run" in empty.axes[0].texts[0].get_text()
+
+
+def conditions():
+    who = {"test_aspect": "all", "gallery": "same_aspect", "subset": "all", "metric": "rank1"}
+    rows = [{"kind": "clean", "condition": "clean", "severity": 0, "side": "none", "value": 0.9}]
+    for kind, name, loss in (("lighting", "darker", 0.1), ("noise", "noise", 0.05)):
+        for side, more in (("query", 1), ("gallery", 1.5)):
+            rows += [
+                {"kind": kind, "condition": name, "severity": grade, "side": side}
+                | {"value": 0.9 - loss * more * grade}
+                for grade in range(1, 6)
+            ]
+    frame = pd.DataFrame(rows).assign(**who, weights="trained")
+    return frame.assign(low=frame["value"] - 0.02, high=frame["value"] + 0.02)
+
+
+def test_severity_curves_begin_at_the_untouched_images_a_panel_for_each_condition():
+    table = pd.concat([of_runs(conditions()), of_runs(conditions(), dataset="hd", backbone="b")])
+    figure = figures.severity(table)
+    assert [axes.get_title() for axes in figure.axes] == ["lighting: darker", "noise"]
+    lines = figure.axes[0].get_lines()
+    assert [line.get_label() for line in lines] == [f"{name} trained" for name in METHODS]
+    assert lines[0].get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
+    assert lines[1].get_ydata() == pytest.approx([0.92, 0.82, 0.72, 0.62, 0.52, 0.42])
+    said = "data set demo (demo figures), rank-1, queries corrupted"
+    assert figure.get_suptitle() == said and cut_or_overlapping(figure) == []
+    searched = figures.severity(table, side="gallery", dataset="hd")
+    assert searched.axes[0].get_lines()[0].get_ydata()[1] == pytest.approx(0.75)
+    assert searched.get_suptitle() == "data set hd, rank-1, gallery images corrupted"
+    none = figures.severity(table[:0])
+    assert "no run studies" in none.axes[0].texts[0].get_text()
+
+
+def layout(runs=2):
+    draw = np.random.default_rng(0)
+    rows = pd.DataFrame({"pid": np.repeat(np.arange(10), 4), "image_id": np.arange(40).astype(str)})
+    parts = [
+        rows.assign(label=name, run=name, x=draw.normal(size=40), y=draw.normal(size=40))
+        for name in METHODS[:runs]
+    ]
+    return pd.concat(parts).assign(dataset="demo", aspect="dorsal_r", of=50, perplexity=13.0)
+
+
+def test_embedded_people_have_a_look_of_their_own_in_a_plane_for_each_run():
+    figure = figures.embedded(layout())
+    assert [axes.get_title() for axes in figure.axes] == list(METHODS[:2])
+    assert legend(figure) == [f"person {pid}" for pid in range(10)]
+    first = figure.axes[0].get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in first}) == 10
+    assert first[3].get_xdata() == pytest.approx(layout()["x"].iloc[12:16])
+    said = figure.get_suptitle().replace("\n", " ")
+    assert "10 of 50 people" in said and "perplexity 13" in said and "demo figures" in said
+    assert cut_or_overlapping(figure) == []
+    assert figures.embedded(layout(1)).get_figwidth() == style.COLUMN
+    assert "no run kept" in figures.embedded(layout()[:0]).axes[0].texts[0].get_text()
+
+
+def failed(number=3):
+    names = ["query", "right", "wrong"]
+    rows = [{name: f"{name}{i}" for name in names} | {"rank": 9 - i} for i in range(number)]
+    more = {"query_pid": 4, "wrong_pid": 7, "trials": 2, "of": 3, "weights": "trained"}
+    return pd.DataFrame(rows).assign(**more, gallery="same_aspect", dataset="demo")
+
+
+def test_failures_show_the_query_a_right_image_and_the_wrong_one_that_won():
+    shown = shades(9).reshape(3, 3, 9, 12, 3)
+    figure = figures.failures(failed(), shown)
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert [axes.images[0].get_array()[0, 0, 0] // 20 for axes in drawn] == list(range(9))
+    said = [axes.get_xlabel().replace("\n", ", ") for axes in drawn[:3]]
+    assert said == [
+        "person 4, missed in 2 of 3", "✓ a right image, first at rank 9", "✗ person 7, at rank 1",
+    ]  # fmt: skip
+    assert [axes.get_title() for axes in drawn[:3]] == ["query", "right", "won"]
+    assert cut_or_overlapping(figure) == []
+    hidden = figures.failures(failed(), None)
+    assert "may not be shown" in hidden.axes[0].texts[0].get_text().replace("\n", " ")
+    assert not any(axes.images for axes in hidden.axes)
+    with pytest.raises(InputError, match="for 2 rows"):
+        figures.failures(failed(2), shown)
+
+
+@pytest.mark.parametrize("width", [style.COLUMN, style.WIDTH])
+@pytest.mark.parametrize(
+    "draw, frame",
+    [
+        (figures.cmc, curves(dataset="11k_palmar_l")),
+        (figures.det, det_curves().assign(dataset="11k_palmar_l")),
+        (figures.open_set, search_curves(dataset="11k_palmar_l")),
+        (figures.burst_gap, metrics("11k_palmar_l")),
+        (figures.training_curves, history().assign(dataset="11k_palmar_l")),
+        (figures.severity, of_runs(conditions())),
+        (figures.embedded, layout()),
+    ],
+    ids="cmc det open_set burst_gap training severity embedded".split(),
+)
+def test_a_figure_can_be_read_on_one_text_column_and_on_two(draw, frame, width):
+    figure = draw(frame, width=width)
+    assert figure.get_figwidth() == width and cut_or_overlapping(figure) == []
