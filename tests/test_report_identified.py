@@ -52,7 +52,7 @@ def test_a_sheet_has_a_row_for_each_query_with_its_answer_and_the_nearest_people
     blue, red = style.BLUE.lower(), style.VERMILION.lower()
     assert [panel[1] for panel in (*one[2:], *two[2:])] == [blue, blue, red, red]
     titles = [axes.get_title() for axes in figure.axes[:4]]
-    assert titles == ["query", "named from 0.600 on", "rank 1", "rank 2"]
+    assert titles == ["query", "named from\n0.600 on", "rank 1", "rank 2"]
     assert "demo figures" in figure.get_suptitle()
 
 

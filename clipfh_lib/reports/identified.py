@@ -77,7 +77,7 @@ def sheet(
             pictures.framed(axes, blank, number, *look)
             axes.text(1.5, 1, name, ha="center", va="center", fontsize=7)
     grid[0, 0].set_title("query")
-    grid[0, 1].set_title("no threshold" if bar is None else f"named from {bar:.3f} on")
+    grid[0, 1].set_title("no threshold" if bar is None else f"named from\n{bar:.3f} on")
     for rank, axes in enumerate(grid[0, 2:], 1):
         axes.set_title(f"rank {rank}")
     return figure
