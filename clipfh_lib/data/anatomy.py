@@ -73,8 +73,8 @@ def read(image: np.ndarray) -> Hand:
     The palm is the largest circle in the mask; the arm comes from where the outline meets the
     border of the picture for longest, or, where it does not, from opposite the finger tips. Tips
     are the peaks of the outline's distance to a point in the wrist. Where no hand is found
-    (`masks.hand` is empty), one is assumed as 11k Hands shows it: in the middle of the picture,
-    arm above, fingers down, half as wide as the picture is short.
+    (`masks.hand` is empty, or no finger stands out of it), one is assumed as 11k Hands shows it: in
+    the middle of the picture, arm above, fingers down, a third as wide as the picture is short.
 
     Args:
         image: (H, W, 3) uint8, RGB.
