@@ -18,6 +18,7 @@ SMALL = {
     "from_files": "--people 3 --images 2 --width 320 --repeats 1",
     "recall": "--texts 300 --each 30 --repeats 1",
     "reranking": "--percent 10 --repeats 1",
+    "robustness": "--people 2 --images 2 --width 160 --canvas 64 --repeats 1",
     "start": "--repeats 1",
     "prompts": "--people 4 --images 16 --repeats 1",
     "joint": "--people 4 --images 12 --width 160 --steps 2 --large 0",

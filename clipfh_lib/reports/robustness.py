@@ -275,7 +275,8 @@ def _real_rows(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     order = [told.index(each) for each in zip(frame["condition"], frame["detail"], strict=True)]
     sides = [frame[name].map(place).fillna(-1) for name in ("test_aspect", "gallery")]
     frame = frame.iloc[np.lexsort((*sides, order))]
-    return frame.assign(label=[_real_name(row) for _, row in frame.iterrows()])
+    numbers = dict.fromkeys(["value", "low", "high", "before"], float)
+    return frame.astype(numbers).assign(label=[_real_name(row) for _, row in frame.iterrows()])
 
 
 def _real_name(row: pd.Series) -> str:

@@ -1,0 +1,75 @@
+"""Graded conditions of a run, per image, against changing the pixels and one forward pass.
+
+The reference changes the same pixels one by one, reads each hand once, and encodes ready-made
+pixels in batches of the same size; it neither brings a changed picture to the model's size, nor
+ranks anything. Ours goes on to intervals of what is lost.
+"""
+
+import numpy as np
+import torch
+
+from benchmarks import common
+from clipfh_lib import files
+from clipfh_lib.data import anatomy, corruptions, images, splits, transforms
+from clipfh_lib.evaluation import embeddings
+from clipfh_lib.models import backbones
+from clipfh_lib.schema import DataParams, ModelParams
+from clipfh_lib.studies import opened, robustness
+from clipfh_lib.study import OfRun, RobustnessParams
+
+TIMES = 1.3
+BATCH = embeddings.CPU_BATCH
+SEVERITIES = [1, 3, 5]
+
+
+def main() -> None:
+    args = common.arguments(__doc__, people=4, images=4, width=400, canvas=256, repeats=3)
+    weights = str(backbones.ASSETS / "demo_clip.safetensors")
+    model = ModelParams(name="demo_clip", weights=weights)
+    encoder, preprocess = backbones.load(model)
+    found = opened.Opened(encoder, encoder, preprocess, "pretrained", None)
+    of = OfRun(notebook="02_zero_shot", dataset="x", method="zero_shot", recipe="x", folder="x")
+    with common.project() as root:
+        table = common.photographs(root, args.people, args.images, args.width)
+        own = DataParams(catalogue="hands_11k", root=str(root), cut="none")
+        split = splits.make(table, own)
+        data = splits.Prepared(files.cache(), root, table, split, table.iloc[:0], [], "", False)
+        p = RobustnessParams(
+            method="robustness", dataset="x", data=own, backbone="demo", recipe="x", of=of,
+            model=model, canvas=args.canvas, severities=SEVERITIES, device="cpu",
+            loader={"workers": 1},
+        )  # fmt: skip
+        size = images.Size(args.canvas, args.canvas)
+        canvas = np.array(images.decode(root, table["path"], size).pixels)
+        small = images.decode(root, table["path"], preprocess.size("clip")).pixels
+        names = list(table["image_id"])
+
+        def ours() -> object:
+            return robustness.evaluate(found, data, p)
+
+        @torch.inference_mode()
+        def forward() -> None:
+            for start in range(0, len(small), BATCH):
+                pixels = small[start : start + BATCH]
+                pixels = transforms.normalise(pixels, preprocess.mean, preprocess.std)
+                encoder.encode_image(pixels)
+
+        def reference() -> None:
+            hands = [anatomy.read(pixels) for pixels in canvas]
+            forward()  # severity 0
+            for condition in p.conditions:
+                for severity in p.severities:
+                    for each in zip(canvas, names, hands, strict=True):
+                        pixels, name, hand = each
+                        corruptions.corrupt(pixels, condition, severity, 0, name, hand)
+                    forward()
+
+        times = common.paired(ours, reference, args.repeats)
+    count = len(table) * (1 + len(p.conditions) * len(SEVERITIES))
+    each = [1000 * seconds / count for seconds in times]
+    what = f"{count} images, canvas {args.canvas}, per image"
+    common.report([common.at_most(what, *each, "ms", TIMES)], args.check)
+
+
+if __name__ == "__main__":
+    main()
