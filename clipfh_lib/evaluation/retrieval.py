@@ -53,6 +53,7 @@ def evaluate(
     resamples: int = 10_000,
     seed: int = 0,
     rerank: RerankParams | None = None,
+    subsets: Sequence[str] = tuple(trials.SUBSETS),
 ) -> Results:
     """Rank every query of a split in every gallery of its aspect and trial, and sum up.
 
@@ -66,6 +67,7 @@ def evaluate(
         seed: of that draw.
         rerank: ranks are those after re-ranking, in each trial and gallery by itself; it uses the
             other queries too, see `reranking.distances`.
+        subsets: which ones are summed up.
 
     Raises:
         InputError: if images of the split have no finite embedding, an image is a query in its own
@@ -87,7 +89,7 @@ def evaluate(
     ranks = pd.concat(frames, ignore_index=True)
     ranks.insert(0, "weights", weights)
     ranks.insert(1, "direction", "image_image")
-    return summarise(ranks, resamples, seed)
+    return summarise(ranks, resamples, seed, subsets)
 
 
 def of_run(found: Sequence[Weighted], split: pd.DataFrame, how: EvaluationParams) -> list[Results]:
@@ -111,7 +113,12 @@ def of_run(found: Sequence[Weighted], split: pd.DataFrame, how: EvaluationParams
     ]
 
 
-def summarise(ranks: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> Results:
+def summarise(
+    ranks: pd.DataFrame,
+    resamples: int = 10_000,
+    seed: int = 0,
+    subsets: Sequence[str] = tuple(trials.SUBSETS),
+) -> Results:
     """Compute all metrics of all subsets from a table of ranks alone, as `ranks.csv` holds it.
 
     Where there are several test aspects, rows with `test_aspect` "all" take their queries
@@ -122,12 +129,13 @@ def summarise(ranks: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> Re
         ranks: `Results.ranks`, or read from a CSV file.
         resamples: how often people are drawn for an interval.
         seed: of that draw.
+        subsets: which ones.
     """
     values, gap = query_values(parse_ranks(ranks["ranks"])), gap_column(ranks)
     long = trials.LongTables()
     for key, group in groups(ranks):
         numbers = np.unique(ranks["trial"].to_numpy()[group])
-        for subset in trials.SUBSETS:
+        for subset in subsets:
             mine = group[trials.in_subset(gap[group], subset)]
             matched = mine[~np.isnan(values[mine, 0])]
             if len(matched):

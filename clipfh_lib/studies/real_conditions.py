@@ -53,8 +53,9 @@ class Bench(NamedTuple):
         self, array: np.ndarray, table: pd.DataFrame, split: pd.DataFrame
     ) -> retrieval.Results:
         """Results as the run's parameters have them."""
-        how = self.p.evaluation.distance, self.p.evaluation.resamples
-        return retrieval.evaluate(array, table, split, self.found.weights, *how)
+        how = {"distance": self.p.evaluation.distance, "resamples": self.p.evaluation.resamples}
+        how |= {"subsets": drops.SUBSETS}
+        return retrieval.evaluate(array, table, split, self.found.weights, **how)
 
 
 class Part(NamedTuple):

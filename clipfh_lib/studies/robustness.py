@@ -189,7 +189,8 @@ def evaluate(found: Opened, data: splits.Prepared, p: RobustnessParams) -> Robus
     """
     split = tested(data.split, p)
     table = data.images[data.images["image_id"].isin(split["image_id"])]
-    how = p.evaluation.distance, p.evaluation.resamples
+    how = {"distance": p.evaluation.distance, "resamples": p.evaluation.resamples}
+    how |= {"subsets": drops.SUBSETS}
     rows, areas, seen, hands = [], [], [], {}  # of the hands a byte a pixel of the canvas
     total = len(table) * (1 + len(p.conditions) * len(p.severities))
     with (
@@ -198,7 +199,7 @@ def evaluate(found: Opened, data: splits.Prepared, p: RobustnessParams) -> Robus
     ):
         plain, sha256 = on.embed(changed(p, CLEAN, 0, hands), bar)
         seen.append((CLEAN, 0, len(table), sha256))
-        clean = retrieval.evaluate(plain, on.table, split, found.weights, *how)
+        clean = retrieval.evaluate(plain, on.table, split, found.weights, **how)
         before = drops.sums(clean.ranks)
         rows.append(_lost(clean.metrics, before, {}, p).assign(**_named(CLEAN, 0, CLEAN)))
         for condition in p.conditions:
@@ -209,7 +210,7 @@ def evaluate(found: Opened, data: splits.Prepared, p: RobustnessParams) -> Robus
                 seen.append((condition, severity, len(table), sha256))
                 for side in p.sides:
                     results = retrieval.evaluate(
-                        *beside(plain, array, on.table), renamed(split, side), found.weights, *how
+                        *beside(plain, array, on.table), renamed(split, side), found.weights, **how
                     )
                     after = drops.sums(results.ranks)
                     curves[side].append(after)
