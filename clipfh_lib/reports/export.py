@@ -79,11 +79,10 @@ def to_latex(
         marks: booleans of the frame's shape; what is marked is set bold.
     """
     texts = [column for column in frame if not pd.api.types.is_numeric_dtype(frame[column])]
-    alike = [column for column in texts if len(frame) > 1 and frame[column].nunique() == 1]
-    alike = [column for column in alike if frame[column].notna().all()]
-    said = "; ".join(f"{column}: {frame[column].iloc[0]}" for column in alike)
+    alike = shared(frame)
+    said = "; ".join(f"{column}: {text}" for column, text in alike.items())
     caption = f"{caption} ({said})".strip() if said else caption
-    shown = frame.drop(columns=alike)
+    shown = frame.drop(columns=list(alike))
     align = "".join(_column(shown[column], column in texts) for column in shown)
     shown = shown.map(lambda cell: latex(cell) if isinstance(cell, str) else cell)
     if marks is not None:
@@ -96,6 +95,13 @@ def to_latex(
     lines += [rf"\label{{{label}}}"] * bool(label)
     lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     return "\n".join([*lines, tabular.rstrip() + "}", r"\end{table}"]) + "\n"
+
+
+def shared(frame: pd.DataFrame) -> dict[str, str]:
+    """Text columns that say the same in each of several rows, with what they say."""
+    texts = [column for column in frame if not pd.api.types.is_numeric_dtype(frame[column])]
+    alike = [column for column in texts if len(frame) > 1 and frame[column].nunique() == 1]
+    return {column: str(frame[column].iloc[0]) for column in alike if frame[column].notna().all()}
 
 
 def _column(cells: pd.Series, text: bool) -> str:

@@ -8,7 +8,7 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from clipfh_lib.reports import author
+from clipfh_lib.reports import author, export
 from clipfh_lib.reports.findings import Table
 from clipfh_lib.reports.report import Report
 
@@ -21,24 +21,32 @@ def page(report: Report) -> str:
     rules = {"autoescape": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, **rules)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        report=report, cells=cells, columns=columns, data_uri=data_uri, markdown=author.to_html
-    )
+    tools = {"caption": caption, "columns": columns, "cells": cells, "data_uri": data_uri}
+    return template.render(report=report, markdown=author.to_html, **tools)
+
+
+def caption(table: Table) -> str:
+    """What stands above a table, with what all its rows share."""
+    said = "; ".join(f"{name}: {text}" for name, text in export.shared(table.shown).items() if text)
+    return f"{table.caption} ({said})".strip() if said else table.caption
 
 
 def columns(table: Table) -> list[str]:
     """The headings of a table."""
-    return [str(name) for name in table.shown.columns]
+    alike = export.shared(table.shown)
+    return [str(name) for name in table.shown.columns if name not in alike]
 
 
 def cells(table: Table) -> list[list[tuple[str, bool, bool]]]:
     """The rows of a table: each cell's text, whether it is bold, whether it is a number."""
-    numeric = [pd.api.types.is_numeric_dtype(table.shown[name]) for name in table.shown]
+    shown = table.shown[columns(table)]
+    numeric = [pd.api.types.is_numeric_dtype(shown[name]) for name in shown]
+    marks = pd.DataFrame(False, index=shown.index, columns=shown.columns)
+    marks = marks if table.marks is None else table.marks[shown.columns]
     rows = []
-    for place, row in enumerate(table.shown.itertuples(index=False)):
-        bold = [False] * len(row) if table.marks is None else list(table.marks.iloc[place])
+    for row, bold in zip(shown.to_numpy(object), marks.to_numpy(bool), strict=True):
         text = ["" if pd.isna(cell) else str(cell) for cell in row]
-        rows.append(list(zip(text, map(bool, bold), numeric, strict=True)))
+        rows.append(list(zip(text, bold.tolist(), numeric, strict=True)))
     return rows
 
 
