@@ -90,7 +90,7 @@ def approximate(
 
 def from_file(root: Path) -> float:
     """Median seconds from an image file to the answer, with the demo CLIP and a few people."""
-    table = common.photographs(root, 3, 4, 320)
+    table = common.photographs(root, 2, 2, 160)
     table = table.assign(person=table["pid"].astype(str), image=table["path"])
     people = gallery.People(table[["person", "image", "path"]], root, table.iloc[:0])
     weights = str(backbones.ASSETS / "demo_clip.safetensors")
