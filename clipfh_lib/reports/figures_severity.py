@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from clipfh_lib.reports import style, tables
+from clipfh_lib.reports import panels, style, tables
 from clipfh_lib.reports.style import styled
 
 COLUMNS = 4  # panels side by side on two text columns
@@ -26,7 +26,7 @@ def severity(
     """A number of several runs by severity, 0 being the untouched images; a panel per condition.
 
     Runs are comparable because all saw the same corrupted pixels. Of more than colours those of
-    `style.fewer`. Without any run the figure says so.
+    `panels.fewer`. Without any run the figure says so.
 
     Args:
         table: robustness.csv of several runs, of `tables.read_curves(folders, "robustness")`:
@@ -49,14 +49,14 @@ def severity(
     )
     if frame.empty:
         return style.saying(table, None, False, none)
-    first = style.galleries(frame)[0]
+    first = panels.galleries(frame)[0]
     frame = frame[frame["gallery"] == (gallery or first)]
     clean = (frame["kind"] == CLEAN) | (frame["condition"] == CLEAN)
     side = side or frame.loc[~clean, "side"].iloc[0]
     untouched = frame[clean].assign(severity=0)
     frame = pd.concat([untouched.assign(side=side), frame[~clean & (frame["side"] == side)]])
     one = ["weights", "condition", "severity", *(c for c in tables.RUN if c in frame)]
-    frame, said = style.fewer(_labelled(frame.drop_duplicates(one)))
+    frame, said = panels.fewer(_labelled(frame.drop_duplicates(one)))
     what = f"{style.METRICS.get(metric, metric)}, {SIDES.get(side, side)} corrupted"
     return _drawn(frame, ", ".join(filter(None, [what, said])), width or style.WIDTH)
 
@@ -87,7 +87,8 @@ def _drawn(frame: pd.DataFrame, said: str, width: float) -> Figure:
                 band = {"color": looks[label]["color"], "alpha": 0.15, "lw": 0}
                 axes.fill_between(rows["severity"], rows["low"], rows["high"], **band)
         name = condition.replace("_", " ")
-        axes.set_title(name if kind == condition else f"{kind}: {name}", fontsize=style.SMALL)
+        title = name if kind in (condition, name) else f"{kind}: {name}"
+        axes.set_title(title, fontsize=style.SMALL)
         axes.set(ylim=(low, 1.02), xlim=(-0.2, 5.2))
         axes.set_xticks(range(6))
         axes.yaxis.set_major_formatter(style.PERCENT)
