@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from clipfh_lib.files import InputError
-from clipfh_lib.reports import figures, pictures, style
+from clipfh_lib.reports import figures, panels, pictures, style
 
 GAPS = ["gap_1", "gap_2", "gap_3_5", "gap_6_10", "gap_11_50", "gap_51_up"]
 
@@ -643,12 +643,12 @@ def test_rows_without_re_ranking_of_two_recipes_are_drawn_once():
             of("flip", "pretrained", 0.35),
         ]
     )
-    labels = list(style.series(frame)["label"].unique())
+    labels = list(panels.series(frame)["label"].unique())
     assert labels == ["default pretrained", "rerank pretrained_reranked", "flip pretrained"]
     again = frame.assign(seed=[0] * 3 + [1] * 9)
-    assert style.series(again)["label"].nunique() == 3, "no seed is in pretrained weights"
+    assert panels.series(again)["label"].nunique() == 3, "no seed is in pretrained weights"
     again["weights"] = again["weights"].str.replace("pre", "")
-    assert style.series(again)["label"].nunique() == 4
+    assert panels.series(again)["label"].nunique() == 4
 
 
 def test_where_nothing_can_be_named_the_figure_says_so(recwarn):
@@ -674,7 +674,7 @@ def test_the_start_that_each_method_measures_again_is_drawn_once_and_equal_names
                "prompts.shuffle: true", "-0a1b2c3d"),
         ]
     )  # fmt: skip
-    assert list(style.series(frame)["label"].unique()) == [
+    assert list(panels.series(frame)["label"].unique()) == [
         "zero_shot pretrained",
         "fine_tune trained",
         "clip_reid_encoder trained",

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from clipfh_lib import files, runs
 from clipfh_lib.data import catalogues, images, splits
 from clipfh_lib.files import InputError
+from clipfh_lib.reports import panels, pictures, style, tables
 from clipfh_lib.reports import photographs as rights
-from clipfh_lib.reports import pictures, style, tables
 from clipfh_lib.reports.style import styled
 from clipfh_lib.schema import DataParams
 
@@ -58,7 +58,7 @@ def worst(folder: str | Path, number: int = 6, gallery: str | None = None) -> pd
     ranks = files.read_csv(runs.kept(folder, "ranks.csv"), text)
     ranks = tables.ordered(ranks[ranks["direction"] == "image_image"])
     ranks = ranks[ranks["weights"] == ranks["weights"].iloc[0]] if len(ranks) else ranks
-    here = style.galleries(ranks)
+    here = panels.galleries(ranks)
     if gallery is not None and gallery not in here:
         raise InputError(f"{folder.name}: no gallery {gallery}; there is {', '.join(here)}")
     ranks = ranks[ranks["gallery"] == (gallery or here[0])] if here else ranks
@@ -166,15 +166,15 @@ def failures(
         axes.axis("off")
     for number, (row, three) in enumerate(zip(found.itertuples(), shown, strict=True)):
         line, first = divmod(number, 2)
-        panels = grid[line, 4 * first : 4 * first + 3]
+        beside = grid[line, 4 * first : 4 * first + 3]
         missed = f"person {row.query_pid}\nmissed in {row.trials} of {row.of}"
         right = f"{pictures.RIGHT[0]} a right image\nfirst at rank {row.rank:.0f}"
         wrong = f"{pictures.WRONG[0]} person {row.wrong_pid}\nat rank 1"
         looks = [(missed, "black", "-"), (right, *pictures.RIGHT[1:]), (wrong, *pictures.WRONG[1:])]
-        for axes, picture, look in zip(panels, three, looks, strict=True):
+        for axes, picture, look in zip(beside, three, looks, strict=True):
             axes.axis("on")
             pictures.framed(axes, picture, *look)
         if line == 0:
-            for axes, title in zip(panels, ("query", "right", "won"), strict=True):
+            for axes, title in zip(beside, ("query", "right", "won"), strict=True):
                 axes.set_title(title)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from clipfh_lib.reports import style, tables
+from clipfh_lib.reports import panels, style, tables
 from clipfh_lib.reports.style import styled
 
 # Ticks on normal-deviate axes: of many errors of very different size, and of a narrow range
@@ -30,7 +30,7 @@ def det(
 ) -> Figure:
     """Detection error trade-off on normal-deviate axes; a marker where both errors are equal.
 
-    Of more curves than colours those of `style.fewer`. Without any curve the figure says so.
+    Of more curves than colours those of `panels.fewer`. Without any curve the figure says so.
 
     Args:
         curves: `weights, test_aspect, gallery, threshold, far, frr`, fractions, of one run or many.
@@ -42,19 +42,19 @@ def det(
     if curves.empty:
         return style.saying(curves, dataset, limited, "no run compares pairs of images")
     tables.need(curves, ["weights", "test_aspect", "gallery", "far", "frr"], "curves")
-    frame, said = style.fewer(style.series(tables.ordered(curves)))
+    frame, said = panels.fewer(panels.series(tables.ordered(curves)))
     looks = style.looks(list(frame["label"].unique()))
-    width = style.by_content(frame, width)
-    lines = style.lines(frame, width)
-    wide = -(-sum(len(style.galleries(part)) for part, _ in style.rows(frame)) // lines)
+    width = panels.by_content(frame, width)
+    lines = panels.lines(frame, width)
+    wide = -(-sum(len(panels.galleries(part)) for part, _ in panels.rows(frame)) // lines)
     square = min(width / wide - 0.55, 2.6)  # nearly: a fixed aspect would push legends out
     tall = 0.35 + (square + 1.05 + 0.16 * len(looks)) * lines  # each with its legend
     figure = style.new(frame, dataset, limited, tall, width, said)
     inner = _between(frame, "far", "frr", 0.8)
     least = max(min([*inner["far"], *inner["frr"], 0.01]), 1e-4)
     ends = _deviate([least * 0.8, 0.85])
-    panels = style.grid(figure, frame)
-    for axes, part, _ in panels:
+    drawn = panels.grid(figure, frame)
+    for axes, part, _ in drawn:
         for label, rows in part.groupby("label", sort=False):
             x, y = map(_deviate, _between(rows, "far", "frr").T.to_numpy())
             equal = np.abs(x - y).argsort()[:1].tolist()
@@ -67,8 +67,8 @@ def det(
         axes.tick_params(labelbottom=True)
         below = (0.5, -0.38 / square)  # the axis label is between
         axes.legend(loc="upper center", bbox_to_anchor=below, handlelength=3.2)
-    style.label_outer(panels, "", "false rejects, %")
-    for axes, _, _ in panels:
+    panels.label_outer(drawn, "", "false rejects, %")
+    for axes, _, _ in drawn:
         axes.set_xlabel("false accepts, %")
     return figure
 
@@ -135,23 +135,23 @@ def scores(
     """
     need = ["weights", "test_aspect", "gallery", "kind", "low", "high", "count"]
     tables.need(counts, need, "scores")
-    parts = style.rows(tables.ordered(counts))
+    parts = panels.rows(tables.ordered(counts))
     lines = [
         (part[part["weights"] == weights], f"{name}, " * (len(parts) > 1) + weights)
         for part, name in parts
         for weights in part["weights"].unique()
     ]
-    wide = max(len(style.galleries(part)) for part, _ in lines)
+    wide = max(len(panels.galleries(part)) for part, _ in lines)
     figure = style.new(counts, dataset, limited, 0.7 + 1.25 * len(lines))
     grid = figure.subplots(len(lines), wide, sharex="row", squeeze=False)
     for row, (part, name) in zip(grid, lines, strict=True):
-        here = style.galleries(part)
+        here = panels.galleries(part)
         for axes, gallery in zip(row, here, strict=False):
             rows = part[part["gallery"] == gallery]
             _outlines(axes, rows)
             if thresholds is not None:
                 _marks(axes, rows, thresholds)
-            axes.set_title(style.panel_title(name, gallery))
+            axes.set_title(panels.panel_title(name, gallery))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y * 100:g} %"))
             axes.yaxis.set_major_locator(MaxNLocator(3))
         for axes in row[len(here) :]:
@@ -214,14 +214,14 @@ def open_set(
         said = "nobody in this data set is searched for in vain: no open set"
         return style.saying(curves, dataset, limited, said)
     tables.need(curves, ["weights", "test_aspect", "gallery", "fpir", "fnir"], "curves")
-    frame, said = style.fewer(style.series(tables.ordered(curves)))
-    looks, width = style.looks(list(frame["label"].unique())), style.by_content(frame, width)
-    tall = 0.5 + 2.8 * style.lines(frame, width)
+    frame, said = panels.fewer(panels.series(tables.ordered(curves)))
+    looks, width = style.looks(list(frame["label"].unique())), panels.by_content(frame, width)
+    tall = 0.5 + 2.8 * panels.lines(frame, width)
     figure = style.new(frame, dataset, limited, tall, width, said)
     x_ends, y_ends = _ends_of_searches(frame, metrics)
     known = "" if metrics is None else "mean of the trials, with its 95 % interval"
-    panels = style.grid(figure, frame)
-    for axes, part, _ in panels:
+    drawn = panels.grid(figure, frame)
+    for axes, part, _ in drawn:
         if known:
             axes.errorbar([], [], [], fmt="o", color="black", mfc="white", capsize=2, label=known)
         for number, (label, rows) in enumerate(part.groupby("label", sort=False)):
@@ -233,7 +233,7 @@ def open_set(
         _in_percent(axes)
         axes.xaxis.set_major_locator(FixedLocator(_deviate([1e-3, 0.01, 0.1, 0.3, 0.5, 0.7])))
         axes.grid(True)
-    style.label_outer(panels, "false alarms of non-mated searches (FPIR), %", "misses (FNIR), %")
+    panels.label_outer(drawn, "false alarms of non-mated searches (FPIR), %", "misses (FNIR), %")
     style.legend_below(figure)
     return figure
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipfh_lib.files import InputError
-from clipfh_lib.reports import style, tables
+from clipfh_lib.reports import panels, style, tables
 from clipfh_lib.reports.style import styled
 
 NO_IMAGES = "no run searches images by images"
@@ -33,8 +33,8 @@ def cmc(
     """Cumulative match curves with their 95 % bands, a panel per gallery (and aspect).
 
     Where aspects are pooled (`all`) only the pooled curve is drawn, here and in other figures. Of
-    more curves than colours those of `style.fewer`, and the headline says so; of many the bands are
-    left out. Without any curve the figure says so.
+    more curves than colours those of `panels.fewer`, and the headline says so; of many the bands
+    are left out. Without any curve the figure says so.
 
     Args:
         curves: `weights, test_aspect, gallery, rank, value, low, high`; of several runs also what
@@ -47,15 +47,15 @@ def cmc(
     if curves.empty:
         return style.saying(curves, dataset, limited, NO_IMAGES)
     tables.need(curves, ["weights", "test_aspect", "gallery", "rank", "value"], "curves")
-    frame, said = style.fewer(style.series(tables.ordered(curves[curves["rank"] <= ranks])))
+    frame, said = panels.fewer(panels.series(tables.ordered(curves[curves["rank"] <= ranks])))
     labels = list(frame["label"].unique())
-    looks, width = style.looks(labels), style.by_content(frame, width)
-    tall = 0.6 + 2.0 * style.lines(frame, width)
+    looks, width = style.looks(labels), panels.by_content(frame, width)
+    tall = 0.6 + 2.0 * panels.lines(frame, width)
     figure = style.new(frame, dataset, limited, tall, width, said)
-    panels = style.grid(figure, frame)
+    drawn = panels.grid(figure, frame)
     banded = len(labels) <= BANDS
     low = max(0, np.floor(10 * frame["value"].min() - 1) / 10)  # high curves need the room
-    for axes, part, _ in panels:
+    for axes, part, _ in drawn:
         for label, rows in part.groupby("label", sort=False):
             rows = rows.sort_values("rank")
             marked = [i for i, rank in enumerate(rows["rank"]) if rank == 1 or rank % 5 == 0]
@@ -67,7 +67,7 @@ def cmc(
         axes.set_xticks([1, *range(5, ranks + 1, 5)])
         axes.yaxis.set_major_formatter(style.PERCENT)
         axes.grid(True)
-    style.label_outer(panels, "rank k", "right image among the first k")
+    panels.label_outer(drawn, "rank k", "right image among the first k")
     style.legend_below(figure)
     return figure
 
@@ -90,7 +90,7 @@ def bars(
     frame = _of_a_gallery(metrics, gallery, names)
     if frame.empty:
         return style.saying(metrics, None, False, NO_IMAGES)
-    groups = style.rows(frame)
+    groups = panels.rows(frame)
     sizes = [part["label"].nunique() for part, _ in groups]
     figure = style.new(frame, None, False, 0.7 + 0.3 * sum(sizes) + 0.35 * len(groups))
     shape = {"sharex": True, "squeeze": False, "height_ratios": [size + 0.6 for size in sizes]}
@@ -104,7 +104,7 @@ def bars(
             axes.set_yticks(range(len(labels)), said if column == 0 else [""] * len(labels))
             if row == len(groups) - 1:
                 axes.set_xlabel(style.METRICS.get(metric, metric))
-        title = style.panel_title(name, part["gallery"].iloc[0])
+        title = panels.panel_title(name, part["gallery"].iloc[0])
         grid[row, 0].set_title(title.replace("\n", " "), loc="left")
     style.legend_below(figure)
     return figure
@@ -118,13 +118,13 @@ def _of_a_gallery(metrics: pd.DataFrame, gallery: str | None, names: Sequence[st
         metrics = metrics[metrics["direction"] == "image_image"]
     if metrics.empty:
         return metrics
-    there = style.galleries(metrics)
+    there = panels.galleries(metrics)
     if gallery is not None and gallery not in there:
         raise InputError(f"metrics: no gallery {gallery}; there is {', '.join(there)}")
-    firsts = {name: style.galleries(part)[0] for name, part in metrics.groupby("dataset")}
+    firsts = {name: panels.galleries(part)[0] for name, part in metrics.groupby("dataset")}
     wanted = metrics["dataset"].map(firsts) if gallery is None else gallery
     frame = metrics[(metrics["gallery"] == wanted) & metrics["subset"].isin(["all", "far"])]
-    return style.series(tables.ordered(frame[frame["metric"].isin(names)]))
+    return panels.series(tables.ordered(frame[frame["metric"].isin(names)]))
 
 
 def _pairs_of_bars(axes: Axes, part: pd.DataFrame, labels: list[str]) -> None:
@@ -177,7 +177,7 @@ def by_method(
     letters = LABEL if width > style.COLUMN else 20
     groups = [
         (part, name, {label: fill(label, letters) for label in part["label"].unique()})
-        for part, name in style.rows(frame)
+        for part, name in panels.rows(frame)
     ]
     sizes = [sum(1.1 + text.count("\n") for text in said.values()) for _, _, said in groups]
     tall = 0.7 + 0.15 * sum(sizes) + 0.35 * len(groups)
@@ -187,7 +187,7 @@ def by_method(
         figure.subplots(len(groups), 1, **shape)[:, 0], groups, strict=True
     ):
         _dots(axes, part, said)
-        title = style.panel_title(name, part["gallery"].iloc[0])
+        title = panels.panel_title(name, part["gallery"].iloc[0])
         axes.set_title(title.replace("\n", " ") if width > style.COLUMN else title, loc="left")
     axes.set_xlabel(style.METRICS.get(metric, metric))
     axes.tick_params(labelbottom=True)
@@ -234,7 +234,7 @@ def burst_gap(
     """Rank-1 by gap in file numbers, with 95 % intervals and the number of people of each gap.
 
     Where a data set has no file numbers, the figure says so; of more runs than colours those of
-    `style.fewer`.
+    `panels.fewer`.
 
     Args:
         metrics: rows of metrics.csv of one run or of many, with the subsets gap_1 … gap_51_up.
@@ -247,15 +247,15 @@ def burst_gap(
         said = "no file numbers in this data set: how near a query lies is not known"
         return style.saying(metrics, dataset, limited, said)
     rank1 = metrics[metrics["subset"].isin(tables.GAPS) & (metrics["metric"] == "rank1")]
-    frame, said = style.fewer(style.series(tables.ordered(rank1)))
+    frame, said = panels.fewer(panels.series(tables.ordered(rank1)))
     frame = tables.burst_gaps(frame)
     gaps = list(tables.GAPS.values())
     labels = list(frame["label"].unique())
-    looks, width = style.looks(labels), style.by_content(frame, width)
-    tall = 0.9 + 2.1 * style.lines(frame, width)
+    looks, width = style.looks(labels), panels.by_content(frame, width)
+    tall = 0.9 + 2.1 * panels.lines(frame, width)
     figure = style.new(metrics, None, limited, tall, width, said)
-    panels = style.grid(figure, frame)
-    for axes, part, _ in panels:
+    drawn = panels.grid(figure, frame)
+    for axes, part, _ in drawn:
         for number, name in enumerate(labels):
             rows = part[part["label"] == name].set_index("gap").reindex(gaps)  # a gap stays open
             if rows["rank1"].isna().all():
@@ -271,6 +271,6 @@ def burst_gap(
         axes.set(ylim=(-0.02, 1.04), xlim=(-0.5, len(gaps) - 0.5))
         axes.yaxis.set_major_formatter(style.PERCENT)
         axes.grid(True, axis="y")
-    style.label_outer(panels, "gap in file numbers (people)", "rank-1")
+    panels.label_outer(drawn, "gap in file numbers (people)", "rank-1")
     style.legend_below(figure)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from clipfh_lib.files import InputError
-from clipfh_lib.reports import style, tables
+from clipfh_lib.reports import panels, style, tables
 from clipfh_lib.reports.style import styled
 
 # What a column of history.csv may be, a panel each
@@ -48,8 +48,8 @@ def split_sizes(split: pd.DataFrame, dataset: str | None = None, limited: bool =
     figure = style.new(split, dataset, limited, 0.8 + 0.13 * len(roles) * len(sizes))
     tall = 0.84 / len(roles)
     shown = [what for what in ("people", "images") if any(what in column for column in sizes)]
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for axes, what in zip(panels, shown, strict=True):
+    both = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, what in zip(both, shown, strict=True):
         most = max(sizes[f"{role} {what}"].max() for role in roles)
         for number, (role, (name, fill, hatch)) in enumerate(roles.items()):
             values = sizes[f"{role} {what}"]
@@ -89,21 +89,21 @@ def training_curves(
         InputError: there is nothing beside the epochs.
     """
     tables.need(history, ["epoch"], "history")
-    panels = {title: [] for title in HISTORY}
+    parts = {title: [] for title in HISTORY}
     for name in history.columns.drop(["epoch", "step", "seconds", "dataset"], errors="ignore"):
         if pd.api.types.is_numeric_dtype(history[name]) and history[name].notna().any():
-            panels[_quantity(name)].append(name)
-    panels = {title: names for title, names in panels.items() if names}
-    if not panels:
+            parts[_quantity(name)].append(name)
+    parts = {title: names for title, names in parts.items() if names}
+    if not parts:
         raise InputError("history: no quantity beside epoch; nothing to draw")
-    width = width or (style.COLUMN if len(panels) == 1 else style.WIDTH)
-    wide = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
+    width = width or (style.COLUMN if len(parts) == 1 else style.WIDTH)
+    wide = len(parts) if len(parts) < 4 else -(-len(parts) // 2)
     wide = wide if width > style.COLUMN else 1
-    tall = -(-len(panels) // wide)
+    tall = -(-len(parts) // wide)
     each = 2.4 if width > style.COLUMN else 1.9
     figure = style.new(history, dataset, limited, 0.3 + each * tall, width)
     grid = list(figure.subplots(tall, wide, squeeze=False).flat)
-    for axes, (title, names) in zip(grid, panels.items(), strict=False):
+    for axes, (title, names) in zip(grid, parts.items(), strict=False):
         for name, look in style.looks(names).items():
             rows = history[["epoch", name]].dropna()
             look["markevery"] = max(1, len(rows) // 8)
@@ -114,7 +114,7 @@ def training_curves(
         _upright(axes, history[names].max(), history[names].min().min(), title)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.35 / (each - 0.9))}
         axes.legend(ncols=2 if len(names) > 2 else 1, handlelength=3, **below)
-    for axes in grid[len(panels) :]:
+    for axes in grid[len(parts) :]:
         axes.remove()
     return figure
 
@@ -128,8 +128,8 @@ def histories(
     """What several trainings did, one over the other: a row for each data set, a panel a quantity.
 
     Losses of two methods are sums of different terms: compare their course, not their height. Of
-    more runs than colours those of `style.fewer`. Where no run kept such a quantity the figure says
-    so.
+    more runs than colours those of `panels.fewer`. Where no run kept such a quantity the figure
+    says so.
 
     Args:
         histories: of `tables.read_curves(folders, "history")`.
@@ -145,7 +145,7 @@ def histories(
     labelled = histories.assign(weights="trained")
     labelled["label"] = tables.labels(labelled).str.replace(r" ?\btrained$", "", regex=True)
     labelled["label"] = labelled["label"].replace("", "the run")
-    frame, said = style.fewer(labelled)
+    frame, said = panels.fewer(labelled)
     frame["label"] = frame["label"].str.replace(r" ?\btrained\b", "", regex=True)
     looks = style.looks(list(frame["label"].unique()))
     frame = frame[frame[names].notna().any(axis=1)]
@@ -155,8 +155,8 @@ def histories(
     tall = -(-len(names) // wide) * len(sets)
     figure = style.new(frame, None, False, 0.5 + 1.9 * tall, width, said)
     grid = list(figure.subplots(tall, wide, squeeze=False).flat)
-    panels = [(dataset, part, name) for dataset, part in sets for name in names]
-    for number, (axes, (dataset, part, name)) in enumerate(zip(grid, panels, strict=True)):
+    wanted = [(dataset, part, name) for dataset, part in sets for name in names]
+    for number, (axes, (dataset, part, name)) in enumerate(zip(grid, wanted, strict=True)):
         for label, rows in part.groupby("label", sort=False):
             rows = rows[["epoch", name]].dropna().sort_values("epoch")
             if len(rows):
@@ -167,7 +167,7 @@ def histories(
             continue
         front = f"{dataset}, " if len(sets) > 1 else ""
         axes.set_title(front + _spoken(name))
-        axes.set_xlabel("epoch" if number >= len(panels) - wide else "")
+        axes.set_xlabel("epoch" if number >= len(wanted) - wide else "")
         _upright(axes, part.groupby("label")[name].max(), part[name].min(), _quantity(name))
     style.legend_below(figure)
     return figure

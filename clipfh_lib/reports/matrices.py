@@ -9,7 +9,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from clipfh_lib.data import origin
-from clipfh_lib.reports import style, tables
+from clipfh_lib.reports import panels, style, tables
 from clipfh_lib.reports.style import styled
 
 NUMBERS = ("rank1", "mAP", "far_rank1", "far_mAP")
@@ -35,7 +35,7 @@ def across_aspects(
     if frame.empty:
         said = "this data set tests fewer than two aspects"
         return style.saying(metrics, dataset, limited, said)
-    frame = style.series(frame)
+    frame = panels.series(frame)
     names = tables.aspects(frame["test_aspect"])
     words = [style.ASPECTS.get(name, name) for name in names]
     labels = list(frame["label"].unique())

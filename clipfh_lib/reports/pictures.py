@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipfh_lib.files import InputError
-from clipfh_lib.reports import style, tables
+from clipfh_lib.reports import panels, style, tables
 from clipfh_lib.reports.style import styled
 
 RIGHT, WRONG = ("✓", style.BLUE, "-"), ("✗", style.VERMILION, (0, (2, 1)))
@@ -111,7 +111,7 @@ def ranked_lists(
     figure = style.new(ranks, dataset, limited, 0.45 + (tall + below) * len(ranks))
     if {"weights", "test_aspect", "gallery"} <= set(ranks):
         weights, aspect, gallery = ranks[["weights", "test_aspect", "gallery"]].iloc[0]
-        where = style.panel_title(style.ASPECTS.get(aspect, aspect), gallery)
+        where = panels.panel_title(style.ASPECTS.get(aspect, aspect), gallery)
         said = ", ".join(filter(None, [figure.get_suptitle(), weights, where]))
         figure.suptitle(said, x=0.01, ha="left")
     widths = [1, 0.12, *[1] * len(top)]

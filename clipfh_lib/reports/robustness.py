@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from clipfh_lib.reports import pictures, style, tables
+from clipfh_lib.reports import panels, pictures, style, tables
 from clipfh_lib.reports.style import styled
 
 CLEAN = "clean"
@@ -300,7 +300,7 @@ def _of_one_gallery(
         return frame, float("nan")
     pooled = frame["test_aspect"] == "all"
     frame = frame[pooled] if pooled.any() else frame
-    frame = frame[frame["gallery"] == style.galleries(frame)[0]]
+    frame = frame[frame["gallery"] == panels.galleries(frame)[0]]
     clean = frame.loc[frame["condition"] == CLEAN, "value"]
     return frame[frame["condition"] != CLEAN], clean.iloc[0] if len(clean) else float("nan")
 

@@ -113,7 +113,7 @@ def consistency(
         return figure
     bars = right.barh(range(len(shown)), shown["share"], color=style.VERMILION, hatch="////")
     bars_said = [f"{c} of {p}" for c, p in zip(shown["conflicts"], shown["people"], strict=True)]
-    right.bar_label(bars, bars_said, padding=2, fontsize=6.5)
+    right.bar_label(bars, bars_said, padding=2, fontsize=style.SMALL)
     right.set_yticks(range(len(shown)), shown["attribute"].str.replace("_", " "))
     right.set_ylim(max(LEAST, len(shown)) - 0.5, -0.5)
     right.xaxis.set_major_formatter(style.PERCENT)

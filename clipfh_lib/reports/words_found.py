@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from clipfh_lib.reports import style, tables
+from clipfh_lib.reports import panels, style, tables
 from clipfh_lib.reports.style import styled
 
 DIRECTIONS = {"text_image": "text → image", "image_text": "image → text"}
@@ -107,7 +107,7 @@ def recalls(
     frame = frame[(frame["direction"] == direction) & frame["k"].isin(AT)]
     if frame.empty:
         return style.saying(metrics, dataset, limited, NONE)
-    frame = style.series(tables.ordered(frame))
+    frame = panels.series(tables.ordered(frame))
     looks = style.looks(list(frame["label"].unique()))
     sets = list(frame.groupby("dataset", sort=False))
     figure = style.new(frame, None, limited, 0.6 + 1.9 * len(sets))
