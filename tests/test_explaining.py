@@ -151,7 +151,7 @@ def test_a_cam_of_an_identity_logit_is_that_of_its_class_or_of_the_persons_mean(
     pixels, draw = pictures(cnn, 3), torch.Generator().manual_seed(0)
     vectors, targets = torch.randn(3, 7, generator=draw), torch.tensor([4, 0, 6])
     if logits:
-        score = explaining.ToPeople(Called(cnn.embedder), targets)
+        score = explaining.ToPeople(cnn.encoder, cnn.embedder.encode_image, targets)
     else:
         score = explaining.ToVectors(cnn.embedder, vectors)
     ours = explaining.of_images("grad_cam", cnn, pixels, score)
@@ -163,17 +163,6 @@ def test_a_cam_of_an_identity_logit_is_that_of_its_class_or_of_the_persons_mean(
         each = by_hand("grad_cam", activations[number].detach(), slopes[number])
         np.testing.assert_allclose(ours[number], as_drawn(each, 24, 32), atol=2e-4)
     assert not explaining.flat(ours).all()
-
-
-class Called(nn.Module):
-    """`encode_image` as a call."""
-
-    def __init__(self, embedder):
-        super().__init__()
-        self.embedder = embedder
-
-    def forward(self, images):
-        return self.embedder.encode_image(images)
 
 
 def test_maps_leave_the_network_as_it_was(vit):

@@ -213,6 +213,7 @@ def test_checks_measure_every_map_and_leave_flat_ones_out(round_of_checks):
     assert len(table) == 8
     assert table.loc[("rollout", "other_gallery"), "value"] == pytest.approx(1)
     assert table.loc[("hires_cam", "other_gallery"), "value"] < 0.99
+    assert table.loc[("rollout", "random_weights"), "value"] < 0.95
     assert (table.loc["hires_cam"]["flat"] >= 1).all()
     assert table.loc[("rollout", "deletion"), "flat"] == 0
     assert table.loc[("rollout", "deletion"), "random"] == pytest.approx(
@@ -344,17 +345,14 @@ def test_identity_maps_name_their_logit_and_use_the_head_where_there_is_one(draw
     assert [one.said for one in found] == ["cosine to the mean of the person's other images"]
     assert found[0].heat.shape == (3, 112, 112) and found[0].table["pid"].nunique() == 1
     head = Head()
-    both = explaining.identities("hires_cam", plain._replace(logits=head), data, p)
+    both = explaining.identities("hires_cam", plain._replace(logits=head.forward), data, p)
     assert "trained head" in both[1].said
     assert set(both[1].table["pid"]) <= set(data.train["pid"])
     np.testing.assert_allclose(both[0].heat, found[0].heat, atol=1e-5)
-    spot = maps.place(plain)
-    images = torch.from_numpy(both[1].pixels[:1].copy()).permute(0, 3, 1, 2) / 255.0
+    images = torch.from_numpy(both[1].pixels.copy()).permute(0, 3, 1, 2) / 255.0
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    row = data.train.reset_index()["image_id"].eq(both[1].table["image_id"].iloc[0]).idxmax()
     order = sorted(set(zip(data.train["pid"], data.train["aspect"], strict=True)))
-    mine = order.index((data.train["pid"].iloc[row], data.train["aspect"].iloc[row]))
-    wanted = maps.cam(
-        "hires_cam", explaining.ToPeople(head, torch.tensor([mine])), (images - mean) / std, spot
-    )
-    np.testing.assert_allclose(both[1].heat[:1], wanted, atol=1e-3)
+    whose = zip(both[1].table["pid"], both[1].table["aspect"], strict=True)
+    score = explaining.ToPeople(encoder, head, torch.tensor([order.index(one) for one in whose]))
+    wanted = maps.cam("hires_cam", score, (images - mean) / std, maps.place(plain))
+    np.testing.assert_allclose(both[1].heat, wanted, atol=1e-3)

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,13 +77,14 @@ class ToPeople(nn.Module):
     """(B, 3, H, W) -> (B,) logit of each image's person, by a head that was trained on them.
 
     Args:
+        encoder: the backbone that the logits are made with.
         logits: images -> (B, P).
         targets: (B,) the class of each image's person.
     """
 
-    def __init__(self, logits: nn.Module, targets: Tensor):
+    def __init__(self, encoder: nn.Module, logits: Callable[[Tensor], Tensor], targets: Tensor):
         super().__init__()
-        self.logits = logits
+        self.encoder, self.logits = encoder, logits
         self.register_buffer("targets", targets)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -216,16 +217,18 @@ def identities(
     plain = unflipped(p)
     array = embeddings.of(network.embedder, network.preprocess, mine, data.root, plain).array
     said = "cosine to the mean of the person's other images"
-    scores = [(mine, ToVectors(network.embedder, others(array)[: p.images]), said)]
+    scores = [(mine, ToVectors(network.embedder, others(array)[: p.images]), said, p.device)]
     if network.logits is not None and p.of.dataset == p.dataset:
         mine = pairing.of_person(data.train.reset_index(drop=True), p.images)
         targets = torch.from_numpy(loaders.classes(data.train)[mine.index[: p.images]])
         said = "logit of the trained head, a training person"
-        scores.append((mine, ToPeople(network.logits, targets), said))
-    for mine, score, said in scores:
+        # on the CPU, where the head is
+        score = ToPeople(network.encoder, network.logits, targets)
+        scores.append((mine, score, said, "cpu"))
+    for mine, score, said, where in scores:
         mine = mine.head(p.images)
         pixels = pictures(network, mine, data.root, p)
-        heat = of_images(method, network, pixels, score, p.device)
+        heat = of_images(method, network, pixels, score, where)
         found.append(Identity(said, mine, pixels, heat))
     return found
 

@@ -63,6 +63,7 @@ def open(p: StudyParams, data: splits.Prepared | None) -> Opened:
             own = {k.removeprefix(OWN): v for k, v in state.items() if k.startswith(OWN)}
             heads = objective.reopen(made, towers.widths(encoder), own or state)
             embedder = objective.embedder(encoder, heads)
+            heads.requires_grad_(False)
             if {"id", "arcface", "cosface"} & set(heads.on):
                 logits = functools.partial(_named, encoder, heads)
     embedder = embedder.eval().requires_grad_(False)
