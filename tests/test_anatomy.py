@@ -39,7 +39,7 @@ def test_fingers_that_are_apart_are_found_at_their_tips(apart):
             leaning.append(angle(finger.along, true / np.hypot(*true)))
         found += len(read.fingers)
     assert found >= 36  # of 40
-    assert max(far) < 0.3 and np.median(far) < 0.12  # radii of the palm
+    assert max(far) < 0.2 and np.median(far) < 0.05  # radii of the palm
     assert np.median(leaning) < 6 and max(leaning) < 25  # degrees
 
 
@@ -53,7 +53,8 @@ def test_the_arm_is_behind_the_palm_and_the_palm_between_arm_and_fingers(apart):
         roots = (each.roots[1:] - read.palm) @ read.along
         assert (roots > 0.1 * read.radius).all() and (roots < 1.6 * read.radius).all()
         end = read.palm - read.end * read.along
-        assert min(*end, *(np.array(each.mask.shape[::-1]) - 1 - end)) < 4  # the picture's border
+        border = min(*end, *(np.array(each.mask.shape[::-1]) - 1 - end))
+        assert -8 < border < 4  # of the picture, and not far outside of it
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
