@@ -85,6 +85,16 @@ def key_of(folder):
     return runs.key(job.cell.notebook, job.params, data, weights)
 
 
+def keys_of(plan):
+    return sorted(key_of(relative(job.folder)) for job in with_data(plan))
+
+
+def said_of(plan):
+    """What the report has beside its runs: the author's sections, the run that all are held against."""
+    path = files.project() / "params" / "plans" / f"{plan}.md"
+    return [str(plans.against(plan, OUTPUTS)), files.sha256(path) if path.is_file() else ""]
+
+
 def prompts_of(job):
     """What decides the learned prompts that a second stage reads or makes, unless a need does."""
     named, first = plans.prompts_folder(job.params), plans.first_stage(job, OUTPUTS)
@@ -165,9 +175,7 @@ rule compare:
         lambda w: by_content(job.folder for job in with_data(w.plan)),
         key=lambda w: written(
             f"{w.base}/{w.plan}/{COMPARE}",
-            runs.key(
-                COMPARE, w.plan, sorted(key_of(relative(job.folder)) for job in with_data(w.plan))
-            ),
+            runs.key(COMPARE, w.plan, [*keys_of(w.plan), *said_of(w.plan)]),
         ),
     output:
         f"{{base}}/{{plan}}/{COMPARE}/manifest.json",

@@ -82,6 +82,12 @@ def test_a_plan_runs_once_then_only_what_changed_and_goes_on_after_a_failure(bat
     assert status == 0 and "Nothing to be done" in output
     assert manifests(project) == everything
 
+    own = project / "params/plans/tiny.md"
+    own.write_text("## Observations\n\nThe author's.\n")
+    status, output = batch("-n", "tiny")
+    assert "compare" in output and "zero_shot" not in output, "the report has the author's words"
+    own.unlink()
+
     recipe = project / "params/recipes/zero_shot/default.yaml"
     recipe.write_text(recipe.read_text().replace("batch: 64", "batch: 32"))
     status, output = batch("-n", "tiny")
