@@ -21,7 +21,7 @@ from clipfh_lib.schema import ModelParams
 from clipfh_lib.studies import opened
 
 PLAIN = {"fit.augment.crop": 1, "fit.augment.rotation": 0, "model.size": 64, "net.width": 32}
-PLAIN |= {"fit.people": 4, "fit.images": 2, "embed.flip": "none"}
+PLAIN |= {"model.name": "timm/test_resnet", "fit.people": 4, "fit.images": 2, "embed.flip": "none"}
 BRANCHES = ["global", "channel", "spatial"]
 
 

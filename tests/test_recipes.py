@@ -30,7 +30,7 @@ TINY = {  # backbones by what stands for them here: as many blocks, thin
     "vit_b16": "recipes_vit", "vit_b32": "recipes_vit", "demo": "recipes_vit",
     "demo_untrained": "recipes_vit", "rn50": "recipes_rn",
     "timm_mobilenetv2": "timm/test_efficientnet", "timm_resnet50": "timm/test_resnet",
-    "demo_cnn": "timm/test_resnet",
+    "demo_cnn": "timm/test_nfnet",
 }  # fmt: skip
 SMALL = {"fit.epochs": 2, "model.weights": "none", "model.size": None}
 BATCHES = {"fit.people": 4, "fit.images": 2, "fit.batch_size": 8}
