@@ -160,11 +160,13 @@ def test_one_person_stands_above_the_maps_and_a_shorter_line_leaves_panels_empty
 def test_the_mean_map_of_an_aspect_is_that_of_its_images_without_flat_ones():
     aspects = ["palmar_l", "dorsal_r", "dorsal_r", "dorsal_r"]
     heat = np.zeros((4, *SIZE), np.float32)
-    heat[0, 0, 0] = heat[1, 3, 3] = heat[2, 3, 3] = heat[2, 5, 5] = 1  # the last is flat
+    heat[0, 0, 0] = heat[1, 3, 3] = heat[2, 3, 3] = heat[2, 5, 5] = 1
+    heat[3] = 1  # attention that is the same everywhere
     figure = attention.mean_maps(aspects, pictures(4), {"layer_cam": heat}, "demo")
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:2] == ["dorsal right\n3 images", "palmar left\n1 images"]
     assert hottest(figure.axes[0]) == (3, 3) and hottest(figure.axes[1]) == (0, 0)
+    assert np.ptp(shown(figure.axes[0])[-1, -1]) < 1e-6, "a flat map colours nothing"
     strength = coloured(figure.axes[0])
     assert 0.1 < strength[5, 5] / strength[3, 3] < 0.95, "half as high"
 
