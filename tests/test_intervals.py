@@ -165,3 +165,27 @@ def test_the_interval_of_a_median_is_that_of_medians_of_drawn_queries():
     assert intervals.median_interval(values, people, 800, 5) == pytest.approx(tuple(expected))
     assert expected[0] < np.median(values) < expected[1]
     assert sum(len(each) % 2 == 0 for each in drawn) > 100
+
+
+def test_a_change_is_the_fall_and_its_share_with_the_intervals_of_drawn_people():
+    draw, people = np.random.default_rng(3), 20
+    counts, others = (draw.integers(1, 4, (people, trials)) for trials in (2, 3))
+    before = draw.uniform(0.5, 1, (people, 2, 1)) * counts[:, :, None]
+    after = draw.uniform(0, 0.4, (people, 3, 1)) * others[:, :, None]
+    found = intervals.change(before, counts, after, others, 500)
+
+    def values(weights):
+        pairs = (before, counts), (after, others)
+        return [np.mean((weights @ sums[:, :, 0]) / (weights @ each)) for sums, each in pairs]
+
+    was, left = values(np.ones(people))
+    assert found.drop[0] == pytest.approx(was - left)
+    assert found.relative[0] == pytest.approx(1 - left / was)
+    drawn = np.array([values(weights) for weights in intervals.person_weights(people, 500, 0)])
+    falls = drawn[:, :1] - drawn[:, 1:]
+    ends = intervals.percentiles(falls, people)
+    np.testing.assert_allclose([found.low, found.high], ends, rtol=1e-5)
+    ends = intervals.percentiles(falls / drawn[:, :1], people)
+    np.testing.assert_allclose([found.relative_low, found.relative_high], ends, rtol=1e-5)
+    nothing = intervals.change(before, counts, 0 * after, others, 500)
+    assert nothing.relative_low[0] == pytest.approx(1 - (1 - 0.05 ** (1 / people)) / was)

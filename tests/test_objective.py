@@ -102,6 +102,8 @@ def test_losses_with_text_are_those_of_the_paper_on_raw_or_unit_vectors(normal, 
     smooth = F.cross_entropy(images @ words.T / warmth, TARGETS, label_smoothing=0.1)
     torch.testing.assert_close(terms["i2t"], smooth)
     torch.testing.assert_close(terms["infonce"], losses.info_nce(images, own, 1 / warmth))
+    colder = one(levels, TARGETS, words, TARGETS, scale=torch.tensor(5.0))  # in place of its own
+    torch.testing.assert_close(colder["infonce"], losses.info_nce(images, own, 5.0))
 
 
 def test_a_projection_changes_the_width_of_what_is_compared_but_not_of_what_meets_text():
