@@ -52,7 +52,8 @@ def run_tests(folder, names):
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(folder))
     tests = [f"tests/{name}.py" for name in names.split()]
-    plain = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp=temporary"]
+    # without the project's options, which start processes of their own
+    plain = ["-o", "addopts=", "-q", "-x", "-p", "no:cacheprovider", "--basetemp=temporary"]
     with open("said", "w") as said, contextlib.redirect_stdout(said):
         code = pytest.main([*plain, "-m", "not notebooks", *tests])
     sys.exit(int(code))

@@ -102,7 +102,9 @@ def test_what_shows_one_person_is_resampled_together():
     people = results.metrics.groupby("direction")["people"].unique()
     assert people["text_image"].tolist() == [16] and people["image_text"].tolist() == [12]
     nobody = pairs.Pairs(found.table.assign(pid=-1), found.texts, found.images, found.ids)
-    alone = text_image.evaluate(images, texts, nobody, "trained", resamples=200).metrics
+    single = text_image.evaluate(images, texts, nobody, "trained", resamples=200)
+    alone = single.metrics
+    assert (single.ranks["pid"] < 0).all()  # so that no unit is taken for a person
     assert alone.groupby("direction")["people"].first().tolist() == [48, 16]
     width = [one["high"] - one["low"] for one in (alone, results.metrics)]
     assert (width[0] < width[1])[alone["metric"] == "mAP"].any()
