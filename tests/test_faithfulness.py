@@ -90,11 +90,14 @@ def test_what_is_removed_becomes_the_mean_colour_or_white(fill, wanted):
     assert (faithfulness.filled(image, fill) == wanted).all()
 
 
-def test_a_blur_keeps_the_mean_and_loses_the_detail():
+def test_a_blur_keeps_the_mean_and_what_is_large_and_loses_the_detail():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     blurred = faithfulness.filled(image, "blur")
     assert blurred.std() < 0.2 * image.std()
     assert blurred.mean() == pytest.approx(image.mean(), abs=2)
+    image[:, :32] //= 4
+    left, right = np.split(faithfulness.filled(image, "blur"), 2, axis=1)
+    assert right.mean() > 2 * left.mean()
 
 
 def test_random_maps_are_as_coarse_as_their_grid_and_the_same_for_a_seed():
