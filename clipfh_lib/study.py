@@ -37,6 +37,14 @@ class StudyParams(Common):
     evaluation: EvaluationParams = EvaluationParams()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
+    @model_validator(mode="after")
+    def _no_reranking(self) -> Self:
+        if self.evaluation.rerank is not None:
+            raise ValueError(
+                "evaluation.rerank: the studies 10 to 12 compare without re-ranking; leave it out"
+            )
+        return self
+
 
 Condition = Literal[
     "darker", "brighter", "colour_cast", "uneven_light", "rotation", "perspective", "scale",
@@ -120,3 +128,12 @@ class IdentifyParams(StudyParams):
     index: Literal["auto", "exact", "faiss"] = "auto"  # auto: faiss beyond 100,000 images
     enrol: EnrolParams = EnrolParams()
     export: Literal["none", "torchscript", "onnx"] = "torchscript"
+
+    @model_validator(mode="after")
+    def _by_cosine(self) -> Self:
+        if self.evaluation.distance != "cosine":
+            raise ValueError(
+                f"evaluation.distance: {self.evaluation.distance}, as of the studied run; "
+                "12_identify compares by the cosine alone: set it to cosine, or study another run"
+            )
+        return self

@@ -36,6 +36,21 @@ def test_what_is_overridden_wins_over_the_run(tuned):
     assert (p.data.trials, p.data.split_seed, p.embed.flip) == (1, 3, "none")
 
 
+def test_identify_compares_by_the_cosine_where_that_is_said(tuned):
+    own = {"evaluation.distance": "cosine"}
+    p = studied.read("identify", *AXES, overrides=own, of_run=str(tuned))
+    assert p.evaluation.distance == "cosine" and p.embed.flip == "add"
+
+
+def test_a_run_with_reranking_can_be_studied_without(project):
+    q = params.read("zero_shot", "demo", "demo", "rerank", 0, TRIALS)
+    assert q.evaluation.rerank is not None
+    run = runs.start("02_zero_shot", q, "outputs")
+    run.finish()
+    p = studied.read("identify", *AXES, of_run=str(run.folder))
+    assert p.evaluation.rerank is None and p.of.recipe == "rerank"
+
+
 def test_another_data_set_has_its_own_split(tuned):
     p = studied.read("robustness", "demo_hd", *AXES[1:], of_run=str(tuned))
     assert p.data.split_seed == 0 and p.embed.flip == "add" and p.of.dataset == "demo"
@@ -71,12 +86,14 @@ def test_a_study_stands_by_the_name_of_its_run_and_the_results_by_its_method(tun
         ({"overrides": {"model.weights": "none"}}, "model.weights is the studied run's"),
         ({"of_run": "outputs/demo/03_fine_tune/no"}, "no complete run in outputs/demo/03_fine"),
         ({"overrides": {"embed.flop": "add"}}, "unknown key embed.flop"),
+        ({"overrides": {"evaluation.rerank": {"k1": 9}}}, "rerank: the studies 10 to 12 compare"),
+        ({"method": "identify"}, "euclidean, as of the studied run; 12_identify compares by the"),
     ],
 )
 def test_what_cannot_be_studied_is_one_line(tuned, changed, said):
     asked = {"dataset": "demo", "backbone": "demo", "recipe": "default", "of_run": str(tuned)}
     with pytest.raises(InputError, match=said) as error:
-        studied.read("robustness", **{**asked, **changed})
+        studied.read(**{"method": "robustness", **asked, **changed})
     assert "\n" not in str(error.value)
 
 
