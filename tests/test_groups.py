@@ -9,6 +9,7 @@ import simulated
 from sklearn.metrics import roc_curve
 
 from clipfh_lib import files, studied
+from clipfh_lib.data import origin
 from clipfh_lib.evaluation import metrics, verification
 from clipfh_lib.studies import groups
 
@@ -133,6 +134,19 @@ def test_the_threshold_is_chosen_on_val_people_where_they_have_pairs_enough(hand
     assert found["chosen_on"].iloc[0].startswith("test people, since val people have")
     far = found[(found["metric"] == "fmr") & (found["group"] == "everybody")]
     assert far["value"].item() == pytest.approx(0.001, abs=0.0005)
+
+
+def test_val_people_who_trained_choose_no_common_threshold(hands, monkeypatch):
+    rows = pd.DataFrame([{"train_run": "demo-plain-seed0", "seen_val": 2}])
+    chosen = {}
+    for seen in (0, 2):
+        monkeypatch.setattr(origin, "of", lambda p, data, s=seen: rows.assign(seen_val=s))
+        found = measured(hands, fmr=0.05)
+        chosen[seen] = found["chosen_on"].iloc[0], found["threshold"].iloc[0]
+    assert "pairs of val people" in chosen[0][0] and chosen[0][1] != chosen[2][1]
+    assert chosen[2][0] == (
+        "test people, since 2 of the val people trained the weights, in demo-plain-seed0"
+    )
 
 
 def test_ages_fall_into_bands_that_begin_with_their_years():

@@ -216,6 +216,9 @@ def test_val_people_who_train_set_no_threshold():
     assert limit.reason == "val people also train (data.val: published)"
     assert limit.search(1) is None
     assert limit.table(1)["because"].item() == limit.reason
+    limit = thresholds.choose(found, data, 0.1, ["a"], "2 of the val people trained the weights")
+    assert limit.reason == "2 of the val people trained the weights"
+    assert limit.search(1) is None and thresholds.load(limit.dump()) == limit
 
 
 def test_the_table_says_on_how_many_pairs_a_threshold_rests_and_marks_too_few():
@@ -239,13 +242,14 @@ def test_rates_of_searches_worked_by_hand():
         first = [(q, 1, person, 0.5, "", answer) for q, person, answer in rows]
         return pd.DataFrame(first + more, columns=columns)
 
-    known = answers(("1", "a", "a"), ("2", "a", "nobody here"), ("3", "b", "b"), ("4", "b", "b"))
+    known = answers(("1", "a", "a"), ("2", "a", "nobody here"), ("3", "b", "b"), ("4", "b", "b"),
+                    ("8", "b", "b"))  # fmt: skip
     vain = answers(("5", "a", "nobody here"), ("6", "b", "b"), ("7", "a", "nobody here"))
-    queries = pd.DataFrame({"path": list("1234"), "person": list("aaab")})
+    queries = pd.DataFrame({"path": list("12348"), "person": list("aaabb")})
     strangers = pd.DataFrame({"path": list("567"), "person": list("xxy")})
     found = identify.rates(known, vain, queries, strangers, 200).set_index("metric")
-    assert found["value"].to_dict() == {"rank1": 0.75, "fnir": 0.5, "fpir": pytest.approx(1 / 3)}
-    assert found["searches"].to_dict() == {"rank1": 4, "fnir": 4, "fpir": 3}
+    assert found["value"].to_dict() == {"rank1": 0.8, "fnir": 0.4, "fpir": pytest.approx(1 / 3)}
+    assert found["searches"].to_dict() == {"rank1": 5, "fnir": 5, "fpir": 3}
     assert found["people"].to_dict() == {"rank1": 2, "fnir": 2, "fpir": 2}
     assert (found["low"] < found["value"]).all() and (found["high"] > found["value"]).all()
     undecided = known.assign(answer=identify.UNDECIDED)

@@ -33,7 +33,7 @@ def folders(tmp_path):
     plain = metrics()
     tuned = metrics(weights=("pretrained", "pixels"), shift=0.1).replace("pretrained", "trained")
     own = metrics(weights=("pretrained",), shift=0.2).replace("pretrained", "trained")
-    there = [("03_fine_tune", "rn50-plain-seed1", "other", "dorsal_r", "plain", 1, 20, 3)]
+    there = [("03_fine_tune", "rn50-plain-seed1", "other", "dorsal_r", "plain", 1, 20, 3, 0)]
     return [
         finished(tmp_path, "demo", "02_zero_shot/demo-default-seed0", plain, []),
         finished(tmp_path, "demo", "02_zero_shot/demo-default-seed0-0123abcd", tuned, there),
@@ -70,7 +70,7 @@ def test_the_matrix_says_who_trained_and_marks_people_seen_before(folders):
 
 def test_where_nobody_can_tell_who_trained_a_question_mark_stands(tmp_path):
     tuned = metrics(weights=("pretrained",)).replace("pretrained", "trained")
-    there = [("03_fine_tune", "rn50-plain-seed1", "other", "all", "plain", 1, 20, -1)]
+    there = [("03_fine_tune", "rn50-plain-seed1", "other", "all", "plain", 1, 20, -1, -1)]
     folder = finished(tmp_path, "demo", "02_zero_shot/demo-default-seed0-0123abcd", tuned, there)
     matrix = matrices.printed(matrices.train_by_test([folder]))
     assert matrix["demo, dorsal_r, same_aspect"].tolist() == ["72.3 [65.1, 79.0]?"]
@@ -82,7 +82,7 @@ def test_runs_that_differ_in_overrides_alone_keep_a_row_each(tmp_path, apart):
     for number, tail in enumerate(("0123abcd", "89abcdef")):
         tuned = metrics(weights=("pretrained",), shift=0.1 * number)
         fit = f"rn50-plain-seed1-{tail if apart == 'the fit' else '0' * 8}"
-        there = [("03_fine_tune", fit, "other", "all", "plain", 1, 20, 0)]
+        there = [("03_fine_tune", fit, "other", "all", "plain", 1, 20, 0, 0)]
         frame = tuned.replace("pretrained", "trained")
         found.append(
             finished(tmp_path, "demo", f"02_zero_shot/demo-default-seed0-{tail}", frame, there)

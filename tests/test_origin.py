@@ -1,4 +1,4 @@
-"""People of a test who trained are counted, also under another name of the data set."""
+"""People of test and val who trained are counted, also under another name of the data set."""
 
 import pytest
 
@@ -38,6 +38,26 @@ def test_people_of_the_test_who_trained_are_counted(trained):
         assert row["train_aspect"] == "dorsal_r" and row["train_seed"] == 0
 
 
+def test_val_people_who_trained_are_counted_and_choose_no_threshold(trained):
+    made = runs.manifest(trained)
+    split = splits.read(next((trained.parents[1] / "01_prepare_data").iterdir()) / "split.csv")
+    theirs = set(split.loc[split["role"] == "train", "pid"])
+    said = {}
+    for seed in range(3):
+        own = {"data.cut": "first_half", "data.val": "held_out", "data.split_seed": seed}
+        p = parameters(**{"model.weights": str(trained), **own})
+        data = splits.prepare(p, "outputs")
+        val = set(data.split.loc[data.split["role"] == "val", "pid"])
+        (row,) = origin.of(p, data).to_dict("records")
+        assert row["seen_val"] == len(val & theirs) and made["params"]["seed"] == 0
+        said[row["seen_val"]] = origin.no_threshold(origin.of(p, data))
+    assert max(said) > 0 and f"{max(said)} of the val people trained" in said[max(said)]
+    assert origin.no_threshold(found("none")) == ""
+    for seen, word in ((0, ""), (-1, "nobody can tell how many of the val people trained")):
+        row = found(trained).assign(seen_val=seen)
+        assert origin.no_threshold(row).startswith(word) and bool(word) == (seen != 0)
+
+
 @pytest.mark.parametrize(
     "dataset, overrides, same",
     [
@@ -73,7 +93,7 @@ def test_where_the_split_is_gone_nobody_can_tell(trained):
     path = next((trained.parents[1] / "01_prepare_data").iterdir()) / "split.csv"
     files.write_text(path, path.read_text().replace("train", "val"))
     (row,) = found(trained, **{"data.cut": "none", "data.val": "held_out"}).to_dict("records")
-    assert row["seen"] == -1
+    assert row["seen"] == row["seen_val"] == -1
 
 
 def test_whether_somebodys_folders_show_people_who_trained_nobody_can_tell(trained, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a run's weights were trained on, and whether people of its test trained there too."""
+"""What a run's weights were trained on, and whether its test or val people trained there too."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,15 +11,16 @@ from clipfh_lib.schema import Common
 
 COLUMNS = [
     "train_notebook", "train_run", "train_dataset", "train_aspect", "train_recipe", "train_seed",
-    "test_people", "seen",
+    "test_people", "seen", "seen_val",
 ]  # fmt: skip
 
 
 def of(p: Common, data: splits.Prepared) -> pd.DataFrame:
     """The run that `model.weights` names: one row, or none where the weights are no run of ours.
 
-    A person of the test who trained there makes that test too easy: a hand's two sides share the
-    person, and the published cuts of the four aspects are not the same.
+    A person of the test who trained there makes that test too easy, and one of val is no stranger to
+    choose a threshold on: a hand's two sides share the person, and the published cuts of the four
+    aspects are not the same.
 
     Args:
         p: parameters of the run that tests.
@@ -27,8 +28,9 @@ def of(p: Common, data: splits.Prepared) -> pd.DataFrame:
 
     Returns:
         COLUMNS: which run trained, `train_aspect` (space-separated, "all" for all that there are),
-        the number of `test_people`, and `seen`: how many of them trained there; -1 where nobody
-        can tell, since that run's split is gone or one of the two is somebody's own folders.
+        the number of `test_people`, `seen`: how many of them trained there, and `seen_val`: how
+        many val people did; -1 where nobody can tell, since that run's split is gone or one of the
+        two is somebody's own folders.
 
     Raises:
         InputError: the folder holds no complete run.
@@ -38,13 +40,26 @@ def of(p: Common, data: splits.Prepared) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     made = runs.manifest(folder)
     theirs, trained = made["params"], _trained(folder, made)
-    people = set(data.split.loc[data.split["role"] == "query", "pid"])
+    people = [set(data.split.loc[data.split["role"] == role, "pid"]) for role in ("query", "val")]
     same = _same_people(p, theirs)
     known = same is False or (same and trained is not None)
-    seen = (len(people & trained) if same else 0) if known else -1
+    seen = [(len(those & trained) if same else 0) if known else -1 for those in people]
     row = [made["notebook"], folder.name, theirs["dataset"], aspects(theirs["data"])]
-    row += [theirs["recipe"], theirs["seed"], len(people), seen]
+    row += [theirs["recipe"], theirs["seed"], len(people[0]), *seen]
     return pd.DataFrame([row], columns=COLUMNS)
+
+
+def no_threshold(trained: pd.DataFrame) -> str:
+    """Why val people may choose no threshold for weights that they trained; empty if they may.
+
+    Args:
+        trained: what `of` found.
+    """
+    for row in trained.itertuples():
+        if row.seen_val:
+            many = row.seen_val if row.seen_val > 0 else "nobody can tell how many"
+            return f"{many} of the val people trained the weights, in {row.train_run}"
+    return ""
 
 
 def aspects(data: dict) -> str:

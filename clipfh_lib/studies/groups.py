@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from clipfh_lib.data import splits
+from clipfh_lib.data import origin, splits
 from clipfh_lib.evaluation import (
     drops,
     intervals,
@@ -80,7 +80,8 @@ def evaluate(
     how = p.evaluation.distance
     ranks = retrieval.evaluate(array, table, tested, weights, how, resamples=2).ranks
     found = [_pairs(array, one, how) for one in trials.searches(array, table, tested)]
-    threshold = common_threshold(array, table, split, found, p)
+    barred = origin.no_threshold(origin.of(p, data))
+    threshold = common_threshold(array, table, split, found, p, barred)
     labels = labelled(data.images, p).set_index(data.images["image_id"])
     by_query, by_row = labels.loc[ranks["query"]], labels.loc[table["image_id"]]
     rows = []
@@ -115,19 +116,21 @@ def common_threshold(
     split: pd.DataFrame,
     found: list[Pairs],
     p: RobustnessParams,
+    barred: str = "",
 ) -> Threshold:
     """The threshold with a false-match rate of `p.fmr` on pairs of val people.
 
-    With fewer pairs than the rule of 30 asks for it is that of the test pairs of all trials, which
-    is said in `chosen_on`.
+    With fewer pairs than the rule of 30 asks for, or where val people may not choose (`barred`, of
+    `origin.no_threshold`), it is that of the test pairs of all trials, which is said in
+    `chosen_on`.
     """
     aspects = list(dict.fromkeys(split.loc[split["role"] == "query", "test_aspect"]))
     how = p.evaluation.distance
     val = [verification.val_impostors(array, table, split, aspect, how) for aspect in aspects]
     scores, need = np.concatenate([each.scores for each in val]), verification.ERRORS / p.fmr
-    if len(scores) >= need:
+    if len(scores) >= need and not barred:
         return Threshold(metrics.threshold_at(scores, p.fmr), f"{len(scores)} pairs of val people")
-    reason = next((each.reason for each in val if each.reason), "")
+    reason = barred or next((each.reason for each in val if each.reason), "")
     reason = reason or f"val people have {len(scores)} pairs, the rule of 30 asks for {need:.0f}"
     test = np.concatenate([one.scores[~one.genuine] for one in found])
     return Threshold(metrics.threshold_at(test, p.fmr), f"test people, since {reason}")

@@ -106,7 +106,11 @@ def of_a_pair(far: float, images: int) -> float:
 
 
 def choose(
-    found: Embeddings, data: splits.Prepared, far: float, enrolled: Sequence[str]
+    found: Embeddings,
+    data: splits.Prepared,
+    far: float,
+    enrolled: Sequence[str],
+    barred: str = "",
 ) -> Threshold:
     """Choose thresholds on the val people of a split.
 
@@ -122,10 +126,15 @@ def choose(
         data: the split, whose val people must not train (data.val: held_out).
         far: 0..1.
         enrolled: the person of each enrolled image.
+        barred: why these people may not choose, of `origin.no_threshold`: those whom the weights
+            were trained to tell apart are taken for each other less often than strangers are.
+
+    Returns:
+        Thresholds, or the reason why there are none; then answers stay undecided.
     """
     val = open_set.probes(*found, data.split, trials.POOLED, "cosine")
-    if val.reason:
-        return Threshold(far, reason=val.reason)
+    if reason := barred or val.reason:
+        return Threshold(far, reason=reason)
     scores = val.scores[np.triu(val.scores > -np.inf, 1)]
     pairs = verification.val_impostors(*found, data.split, trials.POOLED, "cosine").scores
     sizes = sorted({*SIZES, max(len(enrolled), 1)})
