@@ -256,3 +256,15 @@ def test_thresholds_of_val_people_are_listed_where_there_are_pairs_enough(drawn,
         verification.val_impostors(*drawn, a, "cosine").scores for a in ("dorsal_r", "palmar_l")
     ]
     assert listed["all", "same_aspect", 0.01] == metrics.threshold_at(np.concatenate(both), 0.01)
+
+
+def test_an_interval_is_moved_by_what_its_bins_change():
+    draw, people = np.random.default_rng(0), 5  # all alike, so that no draw of them differs
+    own = draw.normal(1, 1, 40)
+    others = np.append(draw.normal(0, 1, 40), -500)  # far away: the bins become broad
+    scores = [np.tile(each, people) for each in (own, others)]
+    who = [np.repeat(np.arange(people), len(each)) for each in (own, others)]
+    cell = rates.Cell(scores[0], who[0], scores[1], who[1])
+    found = rates.measured([cell], people, {"1e-1": 0.1}, 100, 0)[0]
+    for column in found.values():
+        np.testing.assert_allclose([column.low, column.high], column.values[0], rtol=1e-6)
