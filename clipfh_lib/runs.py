@@ -72,6 +72,8 @@ def folder(notebook: str, p: Common | str, outputs: str | Path) -> Path:
 def key(notebook: str, p: Common | str, data: str | list[str], weights: str | None = None) -> str:
     """SHA-256 of what decides a run's content: parameters, data, weights, prompts, code; no times.
 
+    Whether photographs may be printed (`data.photographs`) decides a report, and no run.
+
     Args:
         data: what the run reads: the digest of its data set or split, the keys of other runs.
         weights: stands for what model.weights holds; for a run folder that is still to be made, the
@@ -81,7 +83,7 @@ def key(notebook: str, p: Common | str, data: str | list[str], weights: str | No
     if isinstance(p, str):
         content["plan"] = p
     else:
-        content["params"] = p.model_dump(exclude={"overrides"})
+        content["params"] = p.model_dump(exclude={"overrides": True, "data": {"photographs"}})
         content["weights"] = _weights_digest(p) if weights is None else weights
         if (prompts := _prompts_digest(p)) is not None:
             content["prompts"] = prompts

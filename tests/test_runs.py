@@ -225,6 +225,8 @@ def test_the_key_follows_parameters_data_and_weights_and_not_the_name_of_overrid
     assert key == runs.key(
         "02_zero_shot", params.load(**ZERO, overrides={"data.trials": 10}), "data"
     ), "an override that changes nothing changes no content"
+    printed = params.load(**ZERO, overrides={"data.photographs": True})
+    assert key == runs.key("02_zero_shot", printed, "data"), "what may be printed changes no run"
     assert key != runs.key("02_zero_shot", p, "other data")
     assert key != runs.key(
         "02_zero_shot", params.load(**ZERO, overrides={"data.trials": 2}), "data"
