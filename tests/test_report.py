@@ -9,7 +9,16 @@ from fake_runs import draw, finish, finished, plan, ranks, seal
 
 from clipfh_lib import files, runs
 from clipfh_lib.files import InputError
-from clipfh_lib.reports import author, findings, html, pictured, report, tables, thesis
+from clipfh_lib.reports import (
+    author,
+    findings,
+    html,
+    photographs,
+    pictured,
+    report,
+    tables,
+    thesis,
+)
 
 TINY = "tiny"
 
@@ -194,15 +203,61 @@ def test_photographs_of_real_hands_stand_only_where_the_data_set_allows_it(proje
     for name in ("cmc", "failures-demo", "something_new"):
         draw(project / "outputs" / TINY / "20_compare", name)
     shown, left = names(jobs, project)
-    photographs = {"ranked_lists", "sample", "failures-demo", "something_new"}
+    holding = {"ranked_lists", "sample", "failures-demo", "something_new"}
     assert {"cmc", "split_sizes"} <= shown
-    assert (photographs & shown) == (photographs if may else set())
+    assert (holding & shown) == (holding if may else set())
     said = made(jobs, project)
     page, main = html.page(said), thesis.write(project / "thesis", said)
     kept = {path.name for path in (main.parent / "figures").iterdir()}
     assert any("ranked-lists" in name for name in kept) == may
     assert ("Best and worst queries" in page) == may
     assert ("4 figures show photographs and are left out" in page) == (not may)
+
+
+ENROLLED = [{"folder": "data/friends"}, {"table": "data/friends.csv"}]
+
+
+@pytest.mark.parametrize("enrol", ENROLLED, ids=["folder", "table"])
+@pytest.mark.parametrize("data", [{}, {**REAL, "data.photographs": True}], ids=["drawn", "allowed"])
+def test_people_enrolled_from_elsewhere_stand_in_no_report_whatever_the_data_set_says(
+    project, enrol, data
+):
+    cell = {"notebook": "12_identify", "dataset": "demo", "backbone": "demo", "recipe": "default"}
+    zero = {**cell, "notebook": "02_zero_shot"}
+    more = {f"enrol.{name}": value for name, value in enrol.items()}
+    jobs = plan(project, zero, cell, {**cell, "overrides": more}, **data)
+    for job, searched in zip(jobs, ([ranks("pretrained", 0.4, 1)], [], []), strict=True):
+        finish(job, *searched, figures=["answers"])
+    shown = [job.folder / "figures" / "answers.png" for job in jobs]
+    pictures, left = pictured.of_plan([job.folder for job in jobs], project / "none")
+    assert [one.png for one in pictures] == [shown[1]], "the test gallery's alone"
+    assert len(left) == 1 and jobs[2].folder.name in left[0]
+    assert ("Demo figures" in pictures[0].caption) == (not data)
+    params = jobs[2].params.model_dump(mode="json")
+    assert photographs.remark(params) == "" and not photographs.allowed(params)
+    page = html.page(made(jobs, project, figures=()))
+    assert "or since people were enrolled from a folder or a table: demo-12_identify" in page
+
+
+def test_a_permission_counts_only_while_the_data_set_gives_it(project):
+    """What the run was told, what the file says today, whether photographs may stand."""
+    file = project / "params/datasets/hands.yaml"
+    content = "data: {catalogue: hands_11k, root: data/real, aspects: [dorsal_r], photographs: %s}"
+    data = {"catalogue": "hands_11k", "root": "data/real", "draw": None}
+    for then, today, may in (
+        (True, True, True), (True, False, False), (False, False, False), (False, True, True),
+    ):  # fmt: skip
+        file.write_text(content % str(today).lower())
+        run = {"dataset": "hands", "data": {**data, "photographs": then}}
+        assert photographs.allowed(run) == may, (then, today)
+    elsewhere = {**data, "photographs": False, "root": "data/friends"}
+    assert not photographs.allowed({"dataset": "hands", "data": elsewhere}), "of that folder alone"
+    refused = {"data.photographs": False}
+    run = {"dataset": "hands", "overrides": refused, "data": {**data, "photographs": False}}
+    assert not photographs.allowed(run), "an override forbids what the file allows"
+    file.unlink()
+    assert photographs.allowed({"dataset": "hands", "data": {**data, "photographs": True}})
+    assert not photographs.allowed({}) and not photographs.allowed(None)
 
 
 def test_one_data_set_that_forbids_them_keeps_photographs_out_of_figures_of_all(project):

@@ -116,7 +116,7 @@ def photographs(folder: str | Path, found: pd.DataFrame) -> np.ndarray | None:
     """
     params = yaml.safe_load((Path(folder) / "params.yaml").read_text(encoding="utf-8"))
     root = catalogues.root(DataParams(**params["data"]))
-    if found.empty or not rights.allowed(params["data"]) or not root.is_dir():
+    if found.empty or not rights.allowed(params) or not root.is_dir():
         return None
     paths = found[[f"{role}_path" for role in ROLES]].to_numpy().ravel()
     known = pd.notna(paths)

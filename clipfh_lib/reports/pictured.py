@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 
 from clipfh_lib import runs
-from clipfh_lib.reports import photographs, tables
+from clipfh_lib.reports import photographs
 
 COMPARE = "20_compare"
 EVERY = ("10_robustness", "11_attention", "12_identify")  # all their figures are shown
@@ -68,22 +68,22 @@ def of_plan(folders: Iterable[str | Path], own: Path) -> tuple[list[Picture], li
         own: the folder of 20_compare, whose figures are of all the others together.
 
     Returns:
-        The pictures, and the names of those left out since they show photographs that the data
-        set's params do not let stand in reports.
+        The pictures, and the names of those left out since they show photographs that may not
+        stand in reports (`photographs.allowed`).
     """
     done = [Path(folder) for folder in folders if runs.is_complete(Path(folder))]
     params = {folder: _params(folder) for folder in done}
     kept, left = [], []
     for path in _figures(own):
         behind = _behind(path.stem, list(params.values()))
-        if photographs.may_stand(path.stem, *(each.get("data") for each in behind)):
+        if photographs.may_stand(path.stem, *behind):
             kept.append(_picture(path.stem, path, _of_all(path.stem, behind)))
         else:
             left.append(path.stem)
     for folder in _first(done, params):
         for path in _chosen(folder):
             name = f"{folder.parents[1].name}-{folder.parent.name}-{folder.name}-{path.stem}"
-            if photographs.may_stand(path.stem, params[folder].get("data")):
+            if photographs.may_stand(path.stem, params[folder]):
                 said = _of_one(path.stem, folder, params[folder])
                 kept.append(_picture(name, path, said))
             else:
@@ -173,7 +173,7 @@ def _of_all(figure: str, params: Sequence[dict]) -> str:
     """The caption of a figure of several runs: which of them are drawn or limited is said."""
     said = {}
     for each in params:
-        if remark := tables.remark(each.get("dataset", ""), _limited(each)):
+        if remark := photographs.remark(each):
             said.setdefault(remark, []).append(str(each["dataset"]))
     every = {str(each.get("dataset")) for each in params}
     parts = []
@@ -186,7 +186,7 @@ def _of_all(figure: str, params: Sequence[dict]) -> str:
 def _of_one(figure: str, folder: Path, params: dict) -> str:
     dataset = str(params.get("dataset", ""))
     where = f"Data set {dataset}, run {folder.parent.name}/{folder.name}."
-    return _with_remark(f"{caption_of(figure)} {where}", tables.remark(dataset, _limited(params)))
+    return _with_remark(f"{caption_of(figure)} {where}", photographs.remark(params))
 
 
 def _with_remark(text: str, remark: str) -> str:
@@ -195,8 +195,3 @@ def _with_remark(text: str, remark: str) -> str:
 
 def _params(folder: Path) -> dict:
     return yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) or {}
-
-
-def _limited(params: dict) -> bool:
-    limit = (params.get("data") or {}).get("limit") or {}
-    return any(value is not None for value in limit.values())

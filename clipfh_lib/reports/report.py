@@ -176,7 +176,8 @@ def _single(pictures: Sequence[Picture], left: Sequence[str]) -> Section:
     if left:
         text = [
             f"{len(left)} figures show photographs and are left out, since data.photographs of "
-            f"their data set does not allow them in reports: {', '.join(left)}."
+            "their data set does not allow them in reports, or since people were enrolled from a "
+            f"folder or a table: {', '.join(left)}."
         ]
     return Section("pictures", "Figures of single runs", text, pictures=pictures)
 
