@@ -85,6 +85,33 @@ def test_a_removed_person_leaves_nothing_behind(tmp_path):
     assert left.people == gallery.read(path).people == [] and left.embeddings.shape == (0, 32)
 
 
+@pytest.mark.parametrize("change", ["remove", "add", "write"])
+def test_what_a_killed_program_left_beside_the_file_goes_with_the_next_change(tmp_path, change):
+    made, _ = tiny_gallery.enrolled(tmp_path)
+    folder = tmp_path / "kept"
+    path = gallery.write(made, folder / "g.safetensors")
+    (folder / ".writing-table.csv").write_text("of somebody else")
+    child = os.fork()
+    if not child:  # killed between writing and moving into place
+        files.os.replace = lambda *_: os._exit(9)
+        gallery.remove(path, "1051")
+    assert os.waitpid(child, 0)[1]
+    (left,) = folder.glob(".writing-*.safetensors")
+    gone = gallery.of_people(made, "zoë-3")
+    assert gallery.traces(path, gone)
+    path.write_bytes(gallery.write(gallery.removed(made, "zoë-3"), tmp_path / "h.st").read_bytes())
+    assert len(gallery.traces(path, gone)) == 1 + 3 + 3, "in the left-over alone"
+    more = gallery.of_people(made, "Annegret Ünlü")
+    if change == "remove":
+        gallery.remove(path, "1051")
+    elif change == "add":
+        gallery.add(path, more)
+    else:
+        gallery.write(more, path)
+    assert not left.exists() and gallery.traces(path, gone) == []
+    assert sorted(os.listdir(folder)) == [".writing-table.csv", "g.safetensors"]
+
+
 def test_who_is_added_stands_among_the_others_and_newer_images_replace_older(tmp_path):
     made, model = tiny_gallery.enrolled(tmp_path)
     path = gallery.write(made, tmp_path / "g.safetensors")

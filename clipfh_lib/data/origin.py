@@ -18,9 +18,9 @@ COLUMNS = [
 def of(p: Common, data: splits.Prepared) -> pd.DataFrame:
     """The run that `model.weights` names: one row, or none where the weights are no run of ours.
 
-    A person of the test who trained there makes that test too easy, and one of val is no stranger to
-    choose a threshold on: a hand's two sides share the person, and the published cuts of the four
-    aspects are not the same.
+    A person of the test who trained there makes that test too easy, and one of val is no stranger
+    to choose a threshold on: a hand's two sides share the person, and the published cuts of the
+    four aspects are not the same.
 
     Args:
         p: parameters of the run that tests.

@@ -5,8 +5,10 @@ the people with the names of their images, what made the embeddings, the setting
 the threshold; no pixels. It is replaced as a whole or not at all, and sealed by a hash of itself.
 """
 
+import glob
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -289,7 +291,7 @@ def check(made_by: dict[str, object], own: dict[str, object], where: str) -> Non
 def write(gallery: Gallery, path: str | Path) -> Path:
     """Write the gallery's file, whole or not at all."""
     path = files.resolve(path)
-    with files.lock(path):
+    with _alone(path):
         return _write(gallery, path)
 
 
@@ -334,15 +336,23 @@ def add(path: str | Path, more: Gallery) -> Gallery:
 def remove(path: str | Path, person: str) -> Gallery:
     """Remove a person from a gallery's file, which is replaced; see `removed`.
 
-    Nothing of the person is left in the file or beside it (`traces`). Photographs, and what runs
-    made of them elsewhere, their embeddings, figures and caches, are not looked for.
+    Nothing of the person is left in the file or beside it (`traces`), also where a program that
+    wrote there was killed. Nothing else is looked for. Of a run of 12_identify the names, and at
+    some places the photographs, may still stand in its `identified.csv`, `set_aside.csv`,
+    `figures/answers.pdf` and `.png` and its executed `notebook.ipynb`; beyond it in copies of the
+    gallery, the photographs themselves, and the tables, embeddings, figures and caches of runs
+    that were trained or tested on them.
     """
     return _change(files.resolve(path), lambda gallery: removed(gallery, person))
 
 
 def traces(path: str | Path, gone: Gallery) -> list[str]:
-    """Which names of people and images, and which vectors, of somebody still stand in a file."""
-    content = files.resolve(path).read_bytes()
+    """Which names of people and images, and which vectors, of somebody still stand in a file.
+
+    Looked through with it is what a program that was killed while it wrote left beside it.
+    """
+    path = files.resolve(path)
+    content = b"".join(one.read_bytes() for one in (path, *_left(path)))
     names = [*gone.people, *gone.table["image"]]
     found = [name for name in names if _text(_text(name))[1:-1].encode() in content]
     rows = enumerate(gone.embeddings)
@@ -351,10 +361,27 @@ def traces(path: str | Path, gone: Gallery) -> list[str]:
 
 def _change(path: Path, change: Callable[[Gallery], Gallery]) -> Gallery:
     """Read, change and write, with no other process between."""
-    with files.lock(path):
+    with _alone(path):
         made = change(read(path))
         _write(made, path)
     return made
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process writes a gallery in this folder, and what a killed one left there goes.
+
+    The lock is the folder's, since a left-over does not tell of which gallery it is.
+    """
+    with files.lock(f"galleries in {path.parent}"):
+        for left in _left(path):
+            left.unlink(missing_ok=True)
+        yield
+
+
+def _left(path: Path) -> list[Path]:
+    """Half-written files beside a gallery's, as `files.write` names them."""
+    return sorted(path.parent.glob(f".writing-*{glob.escape(path.suffix)}"))
 
 
 def _write(gallery: Gallery, path: Path) -> Path:
