@@ -93,6 +93,23 @@ class RemovalParams(Frozen):
     random: PositiveInt = 5  # random maps for each image, that a map is held against
 
 
+class LimitParams(Frozen):
+    """Rank correlations, each a mean over pairs, from which on a map fails a check.
+
+    Adebayo et al. (2018), whose check this is, give none: these are chosen here.
+    """
+
+    same: float = Field(0.99, ge=-1, le=1)  # held against another person: it ignores its target
+    nearly: float = Field(0.9, ge=-1, le=1)  # likewise: it hardly changes with its target
+    alike: float = Field(0.5, ge=-1, le=1)  # random weights: it shows little of what was learned
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.nearly > self.same:
+            raise ValueError(f"limits: nearly {self.nearly} must not exceed same {self.same}")
+        return self
+
+
 class AttentionParams(StudyParams):
     """11_attention."""
 
@@ -104,6 +121,7 @@ class AttentionParams(StudyParams):
     shown: PositiveInt = 3  # pairs in a figure
     images: int = Field(6, ge=2, le=8)  # of the one person in the figure of identity logits
     removal: RemovalParams = RemovalParams()
+    limits: LimitParams = LimitParams()
 
 
 class EnrolParams(Frozen):

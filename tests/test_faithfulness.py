@@ -16,7 +16,7 @@ from clipfh_lib.models.backbones import Preprocess
 from clipfh_lib.schema import ModelParams
 from clipfh_lib.studies import explaining, faithfulness, maps, pairing
 from clipfh_lib.studies.opened import Opened
-from clipfh_lib.study import RemovalParams
+from clipfh_lib.study import LimitParams, RemovalParams
 
 HOW = Preprocess(8, 8, "bicubic", (0.0,) * 3, (1.0,) * 3)
 WHITE = RemovalParams(steps=4, fill="white", random=1)
@@ -179,12 +179,28 @@ def checked(**values):
     ],
 )
 def test_verdicts_say_which_check_a_map_fails(values, said):
-    assert said in faithfulness.verdicts(checked(**values))["says"].item()
+    assert said in faithfulness.verdicts(checked(**values), LimitParams())["says"].item()
 
 
 def test_attention_is_marked_as_ignoring_its_target():
     table = checked().assign(map="rollout")
-    assert "ignores its target" in faithfulness.verdicts(table)["says"].item()
+    assert "ignores its target" in faithfulness.verdicts(table, LimitParams())["says"].item()
+
+
+@pytest.mark.parametrize(
+    "limits, said",
+    [
+        ({}, "passes all checks"),
+        ({"same": 0.2, "nearly": 0.2}, "ignores its target"),
+        ({"nearly": 0.2}, "hardly changes with its target"),
+        ({"alike": 0.1}, "random weights"),
+    ],
+)
+def test_the_limits_of_the_recipe_decide(limits, said):
+    p = studied.read(
+        "attention", "demo", "demo", "demo", 0, {f"limits.{k}": v for k, v in limits.items()}
+    )
+    assert said in faithfulness.verdicts(checked(), p.limits)["says"].item()
 
 
 # --- a whole round on a trained network ---------------------------------------------------------

@@ -12,10 +12,8 @@ from clipfh_lib.data import transforms
 from clipfh_lib.evaluation import embeddings, intervals
 from clipfh_lib.studies import explaining, maps
 from clipfh_lib.studies.opened import Opened
-from clipfh_lib.study import AttentionParams, RemovalParams
+from clipfh_lib.study import AttentionParams, LimitParams, RemovalParams
 
-# Correlations from which on a map is told to see no target, hardly one, and little of the weights.
-SAME, NEARLY, ALIKE = 0.99, 0.9, 0.5
 WAYS = ("deletion", "insertion")
 COLUMNS = (
     "map check value low high random difference difference_low difference_high p pairs people flat"
@@ -237,22 +235,23 @@ def tested(
     return pd.DataFrame([row])
 
 
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+def verdicts(table: pd.DataFrame, limits: LimitParams) -> pd.DataFrame:
     """What the checks of each map come to, in words: `map`, `says`.
 
     Args:
         table: rows of `tested`, checks deletion, insertion, random_weights, other_gallery.
+        limits: of the two correlations.
     """
     found = []
     for name, part in table.groupby("map", sort=False):
         rows = part.set_index("check")
         says = []
         alike = rows["value"].get("other_gallery", np.nan)
-        if name in maps.ATTENTION or alike >= SAME:
+        if name in maps.ATTENTION or alike >= limits.same:
             says.append("ignores its target: no explanation of a similarity")
-        elif alike >= NEARLY:
+        elif alike >= limits.nearly:
             says.append("hardly changes with its target")
-        if rows["value"].get("random_weights", np.nan) >= ALIKE:
+        if rows["value"].get("random_weights", np.nan) >= limits.alike:
             says.append("changes little with random weights")
         if "deletion" in rows.index:
             worse = not rows["difference_high"]["deletion"] < 0
