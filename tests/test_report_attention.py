@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from clipfh_lib.files import InputError
 from clipfh_lib.reports import attention, explained
+from clipfh_lib.studies import maps
 
 SIZE = (12, 16)
 
@@ -185,11 +187,40 @@ def test_removal_draws_every_map_beside_random_ones_in_its_own_line():
     figure = explained.removal(curves(), "demo")
     for axes in figure.axes[:2]:
         lines = {line.get_label(): line for line in axes.lines}
-        assert set(lines) == {"random maps", "Grad-CAM", "attention rollout"}
+        assert set(lines) == {"random maps", "Grad-CAM", attention.named("rollout")}
         assert lines["Grad-CAM"].get_ydata()[-1] == 0.8
         looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
         assert len(looks) == 3
     assert "removed" in figure.axes[0].get_xlabel() and "demo figures" in texts(figure)
+
+
+@pytest.mark.parametrize("name", ["rollout", "class_attention"])
+def test_attention_is_marked_wherever_it_is_drawn(name):
+    """The names of the study, so that none that is added goes without its mark."""
+    assert name in maps.ATTENTION and len(maps.ATTENTION) == 2
+    both, one = peaks(2, 2), peaks(2)
+    alone = attention.named(name)
+    rows = curves().replace({"map": {"rollout": name}})
+    shares = of_energy().replace({"map": {"rollout": name}})
+    wrongs = table(2, ["wrong", "missed"])
+    for figure in [
+        attention.pairs(table(), pictures(2, 2), {name: both, "grad_cam": both}, "demo"),
+        attention.pairs(table(), pictures(2, 2), {name: both}, "demo"),
+        attention.wrong(wrongs, pictures(2, 2), both, "demo", said=alone),
+        attention.person([("a cosine", table(), pictures(2), one)], "demo", said=alone),
+        attention.mean_maps(["dorsal_r"] * 2, pictures(2), {name: one}, "demo"),
+        explained.removal(rows, "demo"),
+        explained.energy(shares, "demo"),
+    ]:
+        figure.canvas.draw()
+        words = " ".join(text.get_text() for text in figure.findobj(Text))
+        assert "(ignores its target)" in " ".join(words.split())
+    printed = explained.printed_energy(shares.assign(**dict.fromkeys(DIFFERENCE, 0.1), **COUNTS))
+    assert printed["map"].str.endswith("(ignores its target)").sum() == 2
+
+
+DIFFERENCE = ("difference", "difference_low", "difference_high")
+COUNTS = {"images": 8, "people": 4, "flat": 0}
 
 
 def of_energy():

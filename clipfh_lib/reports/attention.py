@@ -18,12 +18,13 @@ from clipfh_lib.files import InputError
 from clipfh_lib.reports import style, tables
 from clipfh_lib.reports.style import styled
 
+# Attention is the same whatever an image is held against; wherever it is drawn, that is said.
 NAMES = {
     "grad_cam": "Grad-CAM",
     "hires_cam": "HiResCAM",
     "layer_cam": "LayerCAM",
-    "rollout": "attention rollout",
-    "class_attention": "attention, last layer",
+    "rollout": "attention rollout (ignores its target)",
+    "class_attention": "attention, last layer (ignores its target)",
     "random": "random maps",
 }
 NOTHING = "map is flat:\nnothing to draw"
@@ -82,9 +83,10 @@ def pairs(
             text = f"query {texts[0]}\nfound {texts[1]}"
             _beside(grid[number, 0], text)
     for axes, name in zip(grid[0], names, strict=False):
-        axes.set_title(f"query\n{name}" if across == 2 else fill(name, 110 // len(names)))
+        name = fill(name, 110 // len(widths))
+        axes.set_title(f"query\n{name}" if across == 2 else name)
     for axes, name in zip(grid[0][len(names) + 1 :], names, strict=False):
-        axes.set_title(f"found\n{name}")
+        axes.set_title(f"found\n{fill(name, 110 // len(widths))}")
     return figure
 
 

@@ -1,5 +1,7 @@
 """Whether maps explain -> Figures and printed tables: removal, checks, energy on the hand."""
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -75,7 +77,7 @@ def energy(
         axes.errorbar(place, part["share"], ends, **style.INTERVAL)
     text = {"label": "the hand's share of the picture"}
     axes.axhline(table["area"].mean(), color="black", linestyle="--", linewidth=1, **text)
-    axes.set_xticks(range(len(names)), [named(name) for name in names])
+    axes.set_xticks(range(len(names)), [fill(named(name), 20) for name in names])
     axes.set_ylabel("energy on the hand")
     axes.yaxis.set_major_formatter(style.PERCENT)
     axes.set_ylim(0, 1)
