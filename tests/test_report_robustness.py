@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_notebooks import DRAW, executed, found
 
-from clipfh_lib.reports import robustness
+from clipfh_lib.reports import robustness, style
 from clipfh_lib.studies import groups, real_conditions
 
 WHO = {"dataset": "demo", "method": "zero_shot", "backbone": "demo", "recipe": "default"}
@@ -55,7 +55,12 @@ def test_the_heat_map_has_a_cell_for_each_condition_and_severity(graded):
     np.testing.assert_allclose(cells, [[0.05, 0.25], [0, 0]], atol=1e-12)
     assert texts(panels[0]) == ["5.0\n[3, 7]", "25.0\n[23, 27]", "(0.0)\n[-2, 2]", "(0.0)\n[-2, 2]"]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["darker", "blur"]
-    assert "demo figures" in figure.get_suptitle() and "clean: 60.0 %" in figure.get_suptitle()
+    said = " ".join(figure.get_suptitle().split())
+    assert "demo figures" in said and "clean: 60.0 %" in said
+    assert "of 8 intervals about 0.4 would miss 0 by chance alone" in said
+    assert "of 255 intervals about 13 would" in robustness.by_chance(17 * 5 * 3)
+    small = {text.get_fontsize() for axes in panels for text in axes.texts}
+    assert min(small) >= style.SMALL
 
 
 def test_the_summary_has_each_severity_and_the_share_that_is_lost(graded):
@@ -145,8 +150,9 @@ def test_groups_too_small_have_a_name_and_no_dot(tmp_path, kept):
         assert np.isnan(dots[2]) and texts(axes) == ["too small"]
     assert "1 % false matches of 5000 pairs of val people" in figure.get_suptitle()
     printed = robustness.groups_printed(table)
+    few = f"fewer than {groups.SMALLEST} people"
     male = printed[printed["group"] == "male"].iloc[0]
-    assert male.tolist() == ["gender", "male", "fewer than 10", "", *["too small"] * 4]
+    assert male.tolist() == ["gender", "male", few, "", *["too small"] * 4]
     female = printed[printed["group"] == "female"].iloc[0]
     assert (str(female["people"]), female["EER"]) == ("34", "20.0 [15.0, 25.0]")
 

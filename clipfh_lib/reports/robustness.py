@@ -54,8 +54,9 @@ def sheets(
 def heat(drops: pd.DataFrame, limited: bool = False, metric: str = "rank1") -> Figure:
     """What each condition costs at each severity, in percentage points; a panel for each side.
 
-    Below a drop stands its 95 % interval, paired over people. A number in brackets is none: its
-    interval holds 0.
+    Below a drop stands its 95 % interval, paired over people. A number in brackets cannot be told
+    from 0: its interval holds it. Each interval is one of its own, whatever the others say; so the
+    headline has how many of as many would lie clear of 0 by chance, were nothing lost at all.
 
     Args:
         drops: robustness.csv of one run.
@@ -69,6 +70,8 @@ def heat(drops: pd.DataFrame, limited: bool = False, metric: str = "rank1") -> F
     severities, sides = sorted(frame["severity"].unique()), list(dict.fromkeys(frame["side"]))
     name = style.METRICS.get(metric, metric)
     said = f"{name} lost, percentage points; clean: {_percent(clean)} %"
+    if intervals := frame["drop_low"].notna().sum():
+        said += f"; {by_chance(intervals)}"
     figure = style.new(frame, None, limited, 0.8 + 0.27 * len(conditions), said=said)
     grid = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
     most = max(float(frame["drop"].max()), 0.01)
@@ -85,7 +88,11 @@ def heat(drops: pd.DataFrame, limited: bool = False, metric: str = "rank1") -> F
                 continue
             dark = value[row, column] > 0.55 * most
             text = _points(*(each[row, column] for each in (value, low, high)), len(sides) < 3)
-            look = {"fontsize": 6, "color": "white" if dark else "black", "linespacing": 0.95}
+            look = {
+                "fontsize": style.SMALL,
+                "color": "white" if dark else "black",
+                "linespacing": 0.95,
+            }
             axes.text(column, row, text, ha="center", va="center", **look)
         axes.set_xticks(range(len(severities)), [f"{severity:.0f}" for severity in severities])
         axes.set(xlabel="severity", title=f"{SIDES.get(side, side)} changed")
@@ -93,6 +100,11 @@ def heat(drops: pd.DataFrame, limited: bool = False, metric: str = "rank1") -> F
         axes.tick_params(length=0)
     grid[0].set_yticks(range(len(conditions)), [words(name) for name in conditions])
     return figure
+
+
+def by_chance(intervals: int) -> str:
+    """How many of so many 95 % intervals miss a truth of 0, one by one and uncorrected."""
+    return f"of {intervals} intervals about {intervals * 0.05:.2g} would miss 0 by chance alone"
 
 
 _ENDS = ("drop_low", "drop_high")
@@ -220,12 +232,11 @@ def groups_printed(table: pd.DataFrame) -> pd.DataFrame:
     rows = ["attribute", "group"]
     values = table[["value", "low", "high"]].to_numpy(float)
     cell = [_interval(*each) or "too small" for each in values]
-    order = table[[*rows, "people", "images"]].drop_duplicates()
+    order = table[[*rows, "people", "images", "remark"]].drop_duplicates()
     wide = table.assign(cell=cell).pivot(index=rows, columns="metric", values="cell").reset_index()
     wide = order.merge(wide, on=rows)
     wide["attribute"] = wide["attribute"].replace(ATTRIBUTES)
-    few = dict.fromkeys(("people", "images"), "")
-    few["people"] = "fewer than 10"
+    few = {"people": wide["remark"].str.removeprefix("too small: "), "images": ""}
     counts = {n: wide[n].astype("Int64").astype("object").fillna(said) for n, said in few.items()}
     wide = wide.assign(**counts)
     wide = wide[[*rows, "people", "images", *RATES]].rename(columns=RATES)
