@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from clipfh_lib import files
 from clipfh_lib.evaluation import retrieval
+from clipfh_lib.files import InputError
 from clipfh_lib.reports import (
     best,
     cost,
@@ -179,6 +180,10 @@ def who(method, **more):
     )
 
 
+COMMON = {"threshold": 0.6123, "fmr_of_everybody": 0.01}
+COMMON |= {"chosen_on": "test people, since val people have 90 pairs"}
+
+
 def drops(method, lost):
     """rank-1 of 0.8 that loses `lost` at severity 1 and twice as much at 5."""
     rows = [
@@ -230,11 +235,50 @@ def test_groups_of_too_few_people_carry_no_number(project):
             "high": [0.6, np.nan, 0.02, np.nan], "images": [80, np.nan, 80, np.nan],
             "people": [12, np.nan, 12, np.nan], "remark": ["", "too small"] * 2,
         }
-    ).assign(**who("fine_tune"))  # fmt: skip
+    ).assign(**who("fine_tune"), **COMMON)  # fmt: skip
     shown = studied_runs.printed_groups(studied_runs.groups([study(project, "a", groups=rows)]))
     shown = shown.set_index("group")
     assert shown.loc["a", ["people", "rank-1, %"]].tolist() == ["12", "50.0 [40.0, 60.0]"]
     few = shown.loc["b"]
-    assert few.drop(["data set", "run", "gallery", "attribute", "remark"]).tolist() == [
-        "", "", studied_runs.FEW, studied_runs.FEW,
+    named = ["data set", "run", "gallery", "attribute", "remark"]
+    whose = ["threshold", "FMR of everybody, %", "chosen on"]
+    assert few.drop([*named, *whose]).tolist() == ["", "", studied_runs.FEW, studied_runs.FEW]
+
+
+def test_groups_say_on_whom_their_threshold_was_chosen_and_few_people_only_where_it_is_so(project):
+    rows = pd.DataFrame({"attribute": "gender", "group": "a", "metric": ["rank1", "eer"]})
+    rows = rows.assign(value=[0.5, np.nan], low=[0.4, np.nan], high=[0.6, np.nan], images=80)
+    rows = rows.assign(people=12, remark=np.nan, **who("fine_tune"), **COMMON)
+    others = rows.assign(method="zero_shot", chosen_on="900 pairs of val people", threshold=0.75)
+    found = studied_runs.groups(
+        [study(project, "a", groups=rows), study(project, "b", groups=others)]
+    )
+    shown = studied_runs.printed_groups(found).set_index("run")
+    assert shown.loc["fine_tune", "chosen on"] == COMMON["chosen_on"]
+    assert shown.loc["zero_shot", "chosen on"] == "900 pairs of val people"
+    assert shown["FMR of everybody, %"].tolist() == ["1", "1"]
+    assert shown["threshold"].tolist() == ["0.6123", "0.7500"]
+    assert (shown["EER, %"] == "").all(), "12 people are not too few: it was not measured"
+
+
+def test_studied_runs_that_differ_in_overrides_alone_both_stand(project):
+    """Their studies have the same axes and no overrides; the folder alone tells them apart."""
+    names = [f"03_fine_tune-demo-demo-seed0{end}" for end in ("", "-0a1b2c3d")]
+    rows = pd.DataFrame({"attribute": "all", "group": "all", "metric": ["rank1"], "people": 12})
+    rows = rows.assign(low=0.1, high=0.9, images=80, remark="", **who("fine_tune"), **COMMON)
+    folders = [
+        study(project, name, robustness=drops("fine_tune", lost), groups=rows.assign(value=value),
+              robustness_areas=drops("fine_tune", lost).iloc[1:2].drop(columns=["severity"]))
+        for name, lost, value in zip(names, (0.1, 0.3), (0.5, 0.7), strict=True)
     ]  # fmt: skip
+    table, under = studied_runs.robustness(folders), studied_runs.areas(folders)
+    shown = studied_runs.printed_robustness(table, under)
+    assert list(shown["run"].unique()) == [f"fine_tune ({name})" for name in names]
+    noise = shown[shown["condition"] == "noise"]
+    assert [cell[:4] for cell in noise["severity 1"]] == ["70.0", "50.0"]
+    assert [cell[:4] for cell in noise["area, %"]] == ["70.0", "50.0"]
+    shown = studied_runs.printed_groups(studied_runs.groups(folders))
+    assert [cell[:4] for cell in shown["rank-1, %"]] == ["50.0", "70.0"]
+    assert shown["run"].nunique() == 2
+    with pytest.raises(InputError, match="two numbers for demo, 03_fine_tune-demo-demo-seed0, "):
+        studied_runs.printed_robustness(pd.concat([table, table.iloc[:1]]), under)

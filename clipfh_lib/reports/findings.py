@@ -236,8 +236,9 @@ def _studies(folders: Sequence[Path]) -> list[Table]:
     if len(robust):
         shown = studied_runs.printed_robustness(robust, studied_runs.areas(folders))
     made = [Table("robustness", "Robustness", said, robust, shown)]
-    said = "At one common threshold, percent [95 % interval]. Groups of too few people carry no "
-    said += "number."
+    said = "FMR and FNMR at one common threshold, at which the named share of everybody's pairs "
+    said += "match falsely; percent [95 % interval]. Where it was chosen on test people, it is "
+    said += "measured on those whom it was fitted to. Groups of too few people carry no number."
     shown = studied_runs.printed_groups(groups) if len(groups) else groups
     return [*made, Table("groups", "Groups of people", said, groups, shown)]
 

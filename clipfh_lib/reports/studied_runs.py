@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from clipfh_lib.files import InputError
 from clipfh_lib.reports import results, tables
 
 ROBUSTNESS = "10_robustness"
 FEW = "too few people"
+RUN = ["dataset", "run", "name", "test_aspect"]  # whose rows these are
 
 
 def robustness(folders: Iterable[str | Path]) -> pd.DataFrame:
@@ -50,11 +52,12 @@ def printed_robustness(
         Pooled aspects only, where a run has them; all queries.
     """
     rows = _pooled(table, metric)
-    rows = rows.assign(name=results.names(rows), cell=_cells(rows))
-    keys = ["dataset", "name", "side", "gallery", "kind", "condition"]
-    wide = rows.pivot_table("cell", keys, "severity", aggfunc="first", sort=False)
-    wide = wide[sorted(wide)].rename(columns=lambda severity: f"severity {severity}")
-    wide = wide.rename_axis(columns=None).reset_index()
+    rows = rows.assign(name=_names(rows), cell=_cells(rows))
+    keys = [*RUN, "side", "gallery", "kind", "condition"]
+    wide = _wide(rows, keys, "severity")
+    shown = [name for name in wide if name not in keys]
+    wide = wide[[*keys, *sorted(shown)]]
+    wide = wide.rename(columns={name: f"severity {name}" for name in shown})
     hardest = rows[rows["severity"] > 0].sort_values("severity", kind="stable")
     hardest = hardest.drop_duplicates(keys, keep="last")
     lost = {
@@ -64,9 +67,41 @@ def printed_robustness(
     wide = wide.merge(hardest[keys].assign(**lost), on=keys, how="left")
     if len(under):
         under = _pooled(under, metric)
-        under = under.assign(name=results.names(under), **{"area, %": _cells(under)})
+        keys.remove("name")  # of fewer runs a name may be shorter
+        under = under.assign(**{"area, %": _cells(under)})
         wide = wide.merge(under[[*keys, "area, %"]], on=keys, how="left")
-    wide = wide.fillna("").assign(remark=wide["dataset"].map(tables.remark))
+    return _told(wide.fillna(""))
+
+
+def _names(rows: pd.DataFrame) -> pd.Series:
+    """`results.names`; of runs that these do not tell apart, the folder's name behind.
+
+    Studied runs that differ in their overrides alone are such runs: they have the same method,
+    recipe and seed, and the overrides of the study itself are none.
+    """
+    names = results.names(rows)
+    several = rows.assign(name=names).groupby(["dataset", "name"])["run"].transform("nunique") > 1
+    return names.where(~several, names + " (" + rows["run"] + ")")
+
+
+def _wide(rows: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
+    """A column of cells for each value of a column; none of the cells is left out.
+
+    Raises:
+        InputError: two cells for one place.
+    """
+    twice = rows[rows.duplicated([*keys, name])]
+    if len(twice):
+        first = ", ".join(str(twice.iloc[0][key]) for key in [*keys, name])
+        raise InputError(f"a study has two numbers for {first}; run it again, and list it once")
+    wide = rows.pivot_table("cell", keys, name, aggfunc="first", sort=False)
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def _told(wide: pd.DataFrame) -> pd.DataFrame:
+    """A wide table with the headings that are read; an aspect only where there are several."""
+    keys = ["run"] + ["test_aspect"] * (wide["test_aspect"].nunique() == 1)
+    wide = wide.drop(columns=keys).assign(remark=wide["dataset"].map(tables.remark))
     return wide.rename(columns={**tables.WORDS, "name": "run"})
 
 
@@ -100,16 +135,23 @@ def other_pixels(folders: Iterable[str | Path]) -> list[str]:
 
 
 def printed_groups(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each run and group, a column for each metric; "too few people" for a number."""
+    """A row for each run and group, a column for each metric, and whose threshold it is.
+
+    FEW stands for a number where the study says that the group is too small; what was not measured
+    for another reason is empty.
+    """
     rows = tables.chief(table.assign(direction="image_image"))
-    told = [cell or FEW for cell in _cells(rows)]
-    rows = rows.assign(name=results.names(rows), cell=told)
+    small = rows["remark"].astype(str).str.startswith("too small")
+    told = [FEW if few else cell for few, cell in zip(small, _cells(rows), strict=True)]
+    rows = rows.assign(name=_names(rows), cell=told)
     for name in ("people", "images"):
         rows[name] = ["" if pd.isna(each) else f"{each:.0f}" for each in rows[name]]
-    keys = ["dataset", "name", "gallery", "attribute", "group", "people", "images"]
-    heads = [tables.heading(name) for name in dict.fromkeys(rows["metric"])]
+    rows["FMR of everybody, %"] = [f"{100 * each:g}" for each in rows["fmr_of_everybody"]]
+    rows["threshold"] = [f"{each:.4f}" for each in rows["threshold"]]
+    rows["chosen on"] = rows["chosen_on"].fillna("")
+    whose = ["threshold", "FMR of everybody, %", "chosen on"]
+    keys = [*RUN, "gallery", "attribute", "group", "people", "images"]
     rows["metric"] = rows["metric"].map(tables.heading)
-    wide = rows.pivot_table("cell", keys, "metric", aggfunc="first", sort=False)
-    wide = wide[heads].rename_axis(columns=None).reset_index()
-    wide = wide.assign(remark=wide["dataset"].map(tables.remark))
-    return wide.rename(columns={**tables.WORDS, "name": "run"})
+    wide = _wide(rows, [*keys, *whose], "metric")
+    wide = wide[[*keys, *dict.fromkeys(rows["metric"]), *whose]]
+    return _told(wide)
