@@ -85,6 +85,27 @@ def test_a_removed_person_leaves_nothing_behind(tmp_path):
     assert left.people == gallery.read(path).people == [] and left.embeddings.shape == (0, 32)
 
 
+@pytest.mark.parametrize("change", ["remove", "add"])
+def test_a_gallery_that_was_changed_is_not_enrolled_over(tmp_path, change):
+    made, _ = tiny_gallery.enrolled(tmp_path)
+    path = gallery.write(made, tmp_path / "g.safetensors")
+    gallery.write(made, path)  # as it was enrolled: once more is the same
+    if change == "remove":
+        gallery.remove(path, "1051")
+    else:
+        gallery.add(path, gallery.of_people(made, "1051"))
+    before = path.read_bytes()
+    for again in (lambda: gallery.write(made, path), lambda: gallery.unchanged(path)):
+        with pytest.raises(InputError, match="g.safetensors is kept: .*delete the file") as error:
+            again()
+        assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+    path.unlink()
+    assert gallery.read(gallery.write(made, path)).people == made.people
+    path.write_bytes(b"damaged")
+    assert gallery.read(gallery.write(made, path)).people == made.people
+
+
 @pytest.mark.parametrize("change", ["remove", "add", "write"])
 def test_what_a_killed_program_left_beside_the_file_goes_with_the_next_change(tmp_path, change):
     made, _ = tiny_gallery.enrolled(tmp_path)

@@ -55,6 +55,7 @@ class Gallery:
         made_by: what the embeddings depend on, see `vectors.Model.made_by`.
         settings: `params` of the study that enrolled them and its `outputs`.
         threshold: below which nobody is named.
+        changed: people were added or removed since it was enrolled.
     """
 
     embeddings: np.ndarray
@@ -62,6 +63,7 @@ class Gallery:
     made_by: dict[str, object]
     settings: dict[str, object]
     threshold: Threshold
+    changed: bool = False
 
     @property
     def people(self) -> list[str]:
@@ -289,10 +291,37 @@ def check(made_by: dict[str, object], own: dict[str, object], where: str) -> Non
 
 
 def write(gallery: Gallery, path: str | Path) -> Path:
-    """Write the gallery's file, whole or not at all."""
+    """Write the gallery's file, whole or not at all.
+
+    Raises:
+        InputError: as `unchanged`.
+    """
     path = files.resolve(path)
     with _alone(path):
+        unchanged(path)
         return _write(gallery, path)
+
+
+def unchanged(path: str | Path) -> None:
+    """Refuse to enrol anew where people were added to a gallery's file or removed from it.
+
+    Who was added would be lost, and who was removed would come back.
+
+    Raises:
+        InputError: it was changed by `add` or `remove`.
+    """
+    path = files.resolve(path)
+    if not path.is_file():
+        return
+    try:
+        changed = read(path).changed
+    except InputError:  # damaged, or of another format: nobody can use it
+        return
+    if changed:
+        raise InputError(
+            f"{path} is kept: people were added or removed since it was enrolled; delete the file "
+            "to enrol anew, or go on with it by identify.open"
+        )
 
 
 def read(path: str | Path, model: Model | None = None) -> Gallery:
@@ -319,7 +348,8 @@ def read(path: str | Path, model: Model | None = None) -> Gallery:
             raise ValueError(f"{len(rows)} images for embeddings {array.shape}")
         table = pd.DataFrame(rows, columns=["person", "image"], dtype="str")
         limit = thresholds.load(content["threshold"])
-        found = Gallery(array, table, content["made_by"], content["settings"], limit)
+        made = content["made_by"], content["settings"], limit, content.get("changed", False)
+        found = Gallery(array, table, *made)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: no gallery of ours, or damaged ({said}); enrol again") from None
@@ -362,7 +392,7 @@ def traces(path: str | Path, gone: Gallery) -> list[str]:
 def _change(path: Path, change: Callable[[Gallery], Gallery]) -> Gallery:
     """Read, change and write, with no other process between."""
     with _alone(path):
-        made = change(read(path))
+        made = replace(change(read(path)), changed=True)
         _write(made, path)
     return made
 
@@ -392,6 +422,7 @@ def _write(gallery: Gallery, path: Path) -> Path:
         "made_by": gallery.made_by,
         "settings": gallery.settings,
         "threshold": gallery.threshold.dump(),
+        "changed": gallery.changed,
     }
     array = np.require(gallery.embeddings, np.float32, ["C", "W"])
     backbones.write_sealed(
