@@ -14,10 +14,14 @@ from clipfh_lib.reports import (
     best,
     cost,
     findings,
+    html,
+    pictured,
     provenance,
+    report,
     results,
     studied_runs,
     tables,
+    thesis,
 )
 
 VALUES = pd.Series({"a": 0.5, "b": 0.7, "c": np.nan, "d": 0.6})
@@ -282,3 +286,53 @@ def test_studied_runs_that_differ_in_overrides_alone_both_stand(project):
     assert shown["run"].nunique() == 2
     with pytest.raises(InputError, match="two numbers for demo, 03_fine_tune-demo-demo-seed0, "):
         studied_runs.printed_robustness(pd.concat([table, table.iloc[:1]]), under)
+
+
+# --- maps ----------------------------------------------------------------------------------------
+
+
+def looked_into(project, job, says, value):
+    """A run of 11_attention with checks of one map, its verdict and its energy."""
+    more = {"pairs": 9, "people": 8, "flat": 0, "difference_low": -0.1, "difference_high": 0.1}
+    one = {"map": "grad_cam", "low": 0.2, "high": 0.6, "difference": 0.0, **more}
+    axes = {name: each for name, each in who("zero_shot").items() if name != "test_aspect"}
+    axes.pop("gallery")
+    checks = [{**one, "check": check, "value": value} for check in ("deletion", "other_gallery")]
+    shares = [{**one, "share": value, "area": 0.3, "images": 18}]
+    return finish(
+        job,
+        figures=["right_matches", "removal"],
+        faithfulness=pd.DataFrame(checks).assign(**axes),
+        verdicts=pd.DataFrame({"map": ["grad_cam"], "says": [says]}),
+        energy=pd.DataFrame(shares).assign(**axes),
+    )
+
+
+def test_maps_stand_with_their_verdict_and_their_captions_lead_there(project):
+    cell = {"dataset": "demo", "backbone": "demo", "recipe": "default"}
+    study = {**cell, "notebook": "11_attention"}
+    jobs = plan(project, {**cell, "notebook": "02_zero_shot"}, study, {**study, "recipe": "demo"})
+    finish(jobs[0], ranks("pretrained", 0.4, 1))
+    looked_into(project, jobs[1], "ignores its target: no explanation of a similarity", 0.41)
+    looked_into(project, jobs[2], "passes all checks", 0.52)
+    found = findings.of_plan(jobs)
+    shown = found["attention"].shown
+    assert shown["the checks say"].tolist() == [
+        "ignores its target: no explanation of a similarity", "passes all checks",
+    ]  # fmt: skip
+    assert [cell[:4] for cell in shown["deletion, area"]] == ["0.41", "0.52"]
+    assert shown["run"].nunique() == 2 and (shown["remark"] == "demo figures").all()
+    assert [cell[:4] for cell in found["energy"].shown["on the hand, %"]] == ["41.0", "52.0"]
+    said = report.of_plan("tiny", jobs, found, project / "none")
+    (studies,) = [section for section in said.sections if section.name == "studies"]
+    assert {"attention", "energy"} <= {table.name for table in studies.tables}
+    pictures = [one for section in said.sections for one in section.pictures]
+    captions = {one.png.stem: one.caption for one in pictures if "11_attention" in str(one.png)}
+    assert f"table “{found['attention'].title}”" in captions["right_matches"]
+    assert "table" not in captions["removal"]
+    assert "ignores its target" in html.page(said)
+    main = thesis.write(project / "thesis", said)
+    assert "ignores its target" in (main.parent / "tables/attention.tex").read_text()
+    (jobs[1].folder / "verdicts.csv").unlink()
+    (unchecked, _) = pictured.of_plan([jobs[1].folder], project / "none")
+    assert any("Nobody checked" in one.caption for one in unchecked)

@@ -17,6 +17,7 @@ from clipfh_lib.reports import (
     export,
     holm,
     matrices,
+    pictured,
     published,
     results,
     studied_runs,
@@ -240,7 +241,23 @@ def _studies(folders: Sequence[Path]) -> list[Table]:
     said += "match falsely; percent [95 % interval]. Where it was chosen on test people, it is "
     said += "measured on those whom it was fitted to. Groups of too few people carry no number."
     shown = studied_runs.printed_groups(groups) if len(groups) else groups
-    return [*made, Table("groups", "Groups of people", said, groups, shown)]
+    made.append(Table("groups", "Groups of people", said, groups, shown))
+    return [*made, *_maps(folders)]
+
+
+def _maps(folders: Sequence[Path]) -> list[Table]:
+    """What the maps of 11 are worth, and how much of them lies on the hand."""
+    checks, on_hand = studied_runs.attention(folders), studied_runs.energy(folders)
+    said = "Mean over the first sides of pairs [95 % interval]. Deletion, lower is better, and "
+    said += "insertion, higher is better, beside random maps; correlation of a map with that of "
+    said += "random weights and of another person's image: low, if it explains. Not corrected "
+    said += "for many comparisons. A map that fails a check is no explanation."
+    shown = studied_runs.printed_attention(checks) if len(checks) else checks
+    made = [Table("attention", pictured.VERDICTS, said, checks, shown)]
+    said = "Share of a map's energy on the hand, the hand's share of the picture, and the "
+    said += "difference, points; percent [95 % interval]."
+    shown = studied_runs.printed_energy(on_hand) if len(on_hand) else on_hand
+    return [*made, Table("energy", "Maps on the hand", said, on_hand, shown)]
 
 
 def _cost(folders: Sequence[Path]) -> Table:

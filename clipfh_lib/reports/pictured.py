@@ -11,7 +11,8 @@ from clipfh_lib import runs
 from clipfh_lib.reports import photographs
 
 COMPARE = "20_compare"
-EVERY = ("10_robustness", "11_attention", "12_identify")  # all their figures are shown
+ATTENTION = "11_attention"
+EVERY = ("10_robustness", ATTENTION, "12_identify")  # all their figures are shown
 SOME = {  # of the first other run of each data set and backbone, what no figure of all runs shows
     "01_prepare_data": ("sample", "split_sizes"),
     "02_zero_shot": ("ranked_lists", "across_aspects", "open_set"),
@@ -48,6 +49,8 @@ CAPTIONS = {
     "answers": "Answers: who an image may be, with similarity",
 }
 SHADED = "Bands and bars: 95 % intervals from resampling people"
+VERDICTS = "What the maps are worth"  # the table of `findings`
+MAPS = {"right_matches", "wrong_matches", "before_and_after", "one_person", "mean_maps"}
 WITH_INTERVALS = {"cmc", "bars", "by_method", "burst_gap", "severity", "words"}
 
 
@@ -186,6 +189,10 @@ def _of_all(figure: str, params: Sequence[dict]) -> str:
 def _of_one(figure: str, folder: Path, params: dict) -> str:
     dataset = str(params.get("dataset", ""))
     where = f"Data set {dataset}, run {folder.parent.name}/{folder.name}."
+    if folder.parent.name == ATTENTION and figure in MAPS:
+        checked = (folder / "verdicts.csv").is_file()
+        where += f" Whether these maps explain anything: table “{VERDICTS}”." * checked
+        where += " Nobody checked whether these maps explain anything." * (not checked)
     return _with_remark(f"{caption_of(figure)} {where}", photographs.remark(params))
 
 

@@ -28,7 +28,7 @@ RESULTS = (
     "comparison", "far", "aspects_rank1", "aspects_mAP", "across_aspects", "train_by_test",
     "verification", "open_set", "words", "seeds", "published",
 )  # fmt: skip
-STUDIES = ("robustness", "groups")
+STUDIES = ("robustness", "groups", "attention", "energy")
 
 
 class Section(NamedTuple):
@@ -168,7 +168,7 @@ def _figures(pictures: Sequence[Picture]) -> Section:
 def _studies(found: dict[str, Table], folders: Sequence[Path]) -> Section:
     points = studied_runs.other_pixels(folders)
     here = _with_rows(found, STUDIES)
-    return Section("studies", "Robustness and groups", points=points, tables=here)
+    return Section("studies", "Studies: robustness, groups, maps", points=points, tables=here)
 
 
 def _single(pictures: Sequence[Picture], left: Sequence[str]) -> Section:

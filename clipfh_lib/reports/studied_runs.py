@@ -1,14 +1,14 @@
-"""What runs of 10_robustness found, side by side: by condition and severity, and by group."""
+"""What runs of 10 and 11 found, side by side: conditions, groups, and what maps are worth."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from clipfh_lib.files import InputError
-from clipfh_lib.reports import results, tables
+from clipfh_lib.reports import explained, results, tables
 
-ROBUSTNESS = "10_robustness"
+ROBUSTNESS, ATTENTION = "10_robustness", "11_attention"
 FEW = "too few people"
 RUN = ["dataset", "run", "name", "test_aspect"]  # whose rows these are
 
@@ -23,8 +23,28 @@ def groups(folders: Iterable[str | Path]) -> pd.DataFrame:
     return _of(folders, "groups")
 
 
-def _of(folders: Iterable[str | Path], name: str) -> pd.DataFrame:
-    here = [Path(folder) for folder in folders if Path(folder).parent.name == ROBUSTNESS]
+def attention(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """faithfulness.csv of all complete runs of 11, one table, with the verdict on each map.
+
+    Returns:
+        The columns of the file and of `tables.read_curves`, and `says`; empty where there are none.
+    """
+    folders = list(folders)
+    checks, says = _of(folders, "faithfulness", ATTENTION), _of(folders, "verdicts", ATTENTION)
+    if checks.empty:
+        return checks
+    keys = ["dataset", "run", "map"]
+    says = says[[*keys, "says"]] if len(says) else pd.DataFrame(columns=[*keys, "says"])
+    return checks.merge(says, on=keys, how="left")
+
+
+def energy(folders: Iterable[str | Path]) -> pd.DataFrame:
+    """energy.csv of all complete runs of 11, one table; empty where there are none."""
+    return _of(folders, "energy", ATTENTION)
+
+
+def _of(folders: Iterable[str | Path], name: str, notebook: str = ROBUSTNESS) -> pd.DataFrame:
+    here = [Path(folder) for folder in folders if Path(folder).parent.name == notebook]
     here = [folder for folder in here if (folder / "manifest.json").is_file()]
     if not any((folder / f"{name}.csv").is_file() for folder in here):
         return pd.DataFrame()
@@ -155,3 +175,37 @@ def printed_groups(table: pd.DataFrame) -> pd.DataFrame:
     wide = _wide(rows, [*keys, *whose], "metric")
     wide = wide[[*keys, *dict.fromkeys(rows["metric"]), *whose]]
     return _told(wide)
+
+
+def printed_attention(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each run and map: the checks with their intervals, and what they come to.
+
+    Args:
+        table: of `attention`.
+    """
+    return _each_run(table, lambda part: explained.printed(part, part.drop_duplicates("map")))
+
+
+def printed_energy(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each run, weights and map: the share of the map on the hand, the hand's area.
+
+    Args:
+        table: of `energy`.
+    """
+    return _each_run(table, explained.printed_energy)
+
+
+def _each_run(table: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """What is printed of each run, below each other, with data set and run in front.
+
+    A run's name is that of the first weights that stand there: what it looks into.
+    """
+    first = table.drop_duplicates(["dataset", "run"])
+    names = _names(first).set_axis(pd.MultiIndex.from_frame(first[["dataset", "run"]]))
+    frames = []
+    for (dataset, run), part in table.groupby(["dataset", "run"], sort=False):
+        shown = make(part)
+        shown.insert(0, "data set", dataset)
+        shown.insert(1, "run", names[(dataset, run)])
+        frames.append(shown.assign(remark=tables.remark(dataset, part["limited"].iloc[0])))
+    return pd.concat(frames, ignore_index=True).fillna("")
