@@ -128,6 +128,36 @@ def test_what_stands_and_what_does_not_is_listed_and_counted(project):
     assert "Stands: demo, same_aspect: fine_tune against zero_shot/demo-default-seed0" in page
 
 
+def few(table, people):
+    return table[table["pid"] < people]
+
+
+def test_what_too_few_people_cannot_decide_is_listed_apart(project):
+    """Four differences of six people: the least p is 2/64, four times that is above 0.05."""
+    jobs = finished(project)
+    start = few(ranks("pretrained", 0.4, 1), 6)
+    finish(jobs[1], start)
+    finish(jobs[2], few(ranks("trained", 0.95, 3), 6), start)
+    page = text_of(html.page(made(jobs, project)))
+    assert "Of 4 differences 0 stand, 0 do not and 4 cannot be decided" in page
+    assert "4 cannot be decided with 6 people: with 4 comparisons at once" in page
+    assert "Cannot be decided: demo, same_aspect: fine_tune against" in page
+    assert "Does not stand:" not in page and "(points, 6 people)" in page
+
+
+def test_what_one_seed_and_uncorrected_bold_leave_out_is_said(project):
+    jobs = finished(project)
+    page = text_of(html.page(made(jobs, project)))
+    assert "1 of 1 trainings were run with one seed." in page
+    assert "not corrected for having been chosen as the first two" in page
+    assert "all comparisons of a data set, split and direction" in page
+    cell = {"notebook": "03_fine_tune", "dataset": "demo", "backbone": "demo", "recipe": "demo"}
+    jobs = plan(project, {**cell, "seed": [0, 1]})
+    for job in jobs:
+        finish(job, ranks("trained", 0.9, 2))
+    assert "with one seed" not in text_of(html.page(made(jobs, project)))
+
+
 def test_a_chosen_run_is_what_the_others_are_tested_against(project):
     jobs = finished(project)
     said = made(jobs, project, jobs[2].folder)

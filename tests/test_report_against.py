@@ -47,7 +47,7 @@ def test_a_test_that_could_not_be_made_is_not_counted_and_a_p_above_one_is_none(
 def test_a_difference_stands_only_if_both_holm_and_its_interval_say_so():
     table = pd.DataFrame(
         {"dataset": "a", "p": [0.01, 0.02, 0.02], "low": [0.1, -0.1, 0.1], "high": 0.3}
-    )
+    ).assign(people=50)
     alone = against.corrected(table.assign(dataset=["a", "b", "c"]), ["dataset"])
     assert alone["stands"].tolist() == [True, False, True]
     together = against.corrected(table, ["dataset"])
@@ -135,3 +135,45 @@ def test_print_shows_points_p_and_a_star_and_an_empty_plan_a_line(folders):
     assert shown["rank-1, points"].str.endswith(" *").tolist() == [True, False]
     assert (shown["remark"] == "demo figures").all()
     assert against.printed(against.of_runs([])).iloc[0, 0] == against.NOTHING
+
+
+@pytest.mark.parametrize("people", [1, 4, 6, 13, 14, 15])
+def test_no_difference_has_a_smaller_p_than_the_least(people):
+    """Everybody's queries are missed by one run and found by the other: nothing is clearer."""
+    frame = ranks("x", 0, 1)
+    frame = frame[frame["pid"] < people]
+    right = frame.assign(rank=1, ranks="1")
+    found = retrieval.compare([right], frame, against.FLIPS, subsets=("all",))
+    found = found[found["metric"] == "rank1"]
+    assert found["people"].tolist() == [people]
+    if people > 13:  # drawn patterns may meet the observed one by chance
+        assert found["p"].item() >= against.least_p(people) == 1 / 10_001
+    else:
+        assert found["p"].item() == pytest.approx(against.least_p(people))
+
+
+def test_what_so_few_people_can_never_decide_is_told_from_what_does_not_stand():
+    """Six people have 64 patterns: 2/64 alone is below 0.05, and twice that is not."""
+    row = {"dataset": "a", "p": 2 / 64, "low": 0.1, "high": 0.3, "people": 6}
+    alone = against.corrected(pd.DataFrame([row]), ["dataset"])
+    assert alone[["stands", "decidable"]].all(axis=None)
+    two = against.corrected(pd.DataFrame([row, row]), ["dataset"])
+    assert not two["stands"].any() and not two["decidable"].any()
+    beside = against.corrected(pd.DataFrame([row, {**row, "people": 50, "p": 0.9}]), ["dataset"])
+    assert beside["decidable"].all(), "the other might have gone first; then one is left"
+    many = against.corrected(pd.DataFrame([{**row, "people": 50}] * 501), ["dataset"])
+    assert not many["decidable"].any(), "10,000 flips are too few for 501 comparisons"
+    many = against.corrected(pd.DataFrame([{**row, "people": 50}] * 500), ["dataset"])
+    assert many["decidable"].all()
+
+
+def test_sentences_and_print_name_what_cannot_be_decided(folders):
+    table = against.of_runs(folders)
+    assert table["decidable"].all() and against.sentences(table)["few"] == []
+    few = table.assign(decidable=table["metric"] != "mAP", stands=table["metric"] != "mAP")
+    said = against.sentences(few)
+    assert said["few"] and all("rank-1" not in line for line in said["few"])
+    assert not any("mAP" in line for line in said["stand"] + said["open"])
+    shown = against.printed(few)
+    assert shown["mAP, points"].str.endswith(" †").all()
+    assert not shown["rank-1, points"].str.contains("†").any()

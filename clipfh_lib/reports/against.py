@@ -3,7 +3,8 @@
 Runs that differ in their seed alone are one comparison, of their mean. A family is what one table
 asks of a data set and direction: all its runs, galleries, `all` and `far`, rank-1 and mAP, each on
 the aspects that a thesis prints. A difference stands when Holm's p is at most `holm.LEVEL` and its
-95 % interval leaves zero out.
+95 % interval leaves zero out. One that could not, however clear, since too few people can be
+flipped, is neither: it cannot be decided.
 """
 
 from collections.abc import Iterable
@@ -17,9 +18,10 @@ from clipfh_lib.reports.differences import Ranked
 
 WHO = ["method", "backbone", "recipe", "overrides", "weights", "seeds"]
 VIEW = ["direction", "test_aspect", "gallery", "subset", "metric"]
-NUMBERS = ["difference", "low", "high", "p", "p_holm", "comparisons", "stands"]
+NUMBERS = ["difference", "low", "high", "p", "p_holm", "comparisons", "stands", "decidable"]
 COLUMNS = ["dataset", *WHO, "reference", *VIEW, *NUMBERS, "queries", "people", "remark"]
 FAMILY = ["dataset", "split", "direction"]
+FLIPS = 10_000  # sign patterns that `retrieval.compare` draws, if there are more
 NOTHING = "no run of this plan has another to be tested against"
 
 
@@ -35,7 +37,8 @@ def of_runs(folders: Iterable[str | Path], chosen: str | Path | None = None) -> 
     Returns:
         COLUMNS: `reference` names run and weights, `difference` is that of the run less that of the
         reference, fractions; `p` is from sign flips of people, `p_holm` the same for all
-        `comparisons` of the family together, `stands` whether both leave no doubt.
+        `comparisons` of the family together, `stands` whether both leave no doubt, `decidable`
+        whether so many people could bring `p_holm` down to `holm.LEVEL`.
     """
     frames = []
     for number, methods in enumerate(differences.of_splits(folders)):
@@ -45,7 +48,7 @@ def of_runs(folders: Iterable[str | Path], chosen: str | Path | None = None) -> 
             if other is None or any(one is other for one in same) or _equal(same, other):
                 continue
             ranks = [one.ranks for one in same]
-            found = retrieval.compare(ranks, other.ranks, subsets=differences.SUBSETS)
+            found = retrieval.compare(ranks, other.ranks, FLIPS, subsets=differences.SUBSETS)
             found = found[found["metric"].isin(differences.METRICS)]
             frames.append(found.assign(**_who(same), reference=other.name, split=number))
     if not frames:
@@ -59,21 +62,41 @@ def of_runs(folders: Iterable[str | Path], chosen: str | Path | None = None) -> 
 
 
 def corrected(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
-    """A table of differences with `p_holm`, `comparisons` and `stands` of each family.
+    """A table of differences with `p_holm`, `comparisons`, `stands`, `decidable` of each family.
+
+    The least that Holm's p can be is Holm's p of the least p values: each difference as clear as
+    its number of people lets it be. Where this is above `holm.LEVEL` nothing could have stood.
 
     Args:
-        table: columns `p, low, high` and those of the family.
+        table: columns `p, low, high, people` and those of the family.
         family: rows that agree in these were asked together.
     """
     groups = table.groupby(family, sort=False)["p"]
     together = groups.transform(holm.adjusted)
     clear = (table["low"] > 0) | (table["high"] < 0)
     stands = clear & (together <= holm.LEVEL)
-    return table.assign(p_holm=together, comparisons=groups.transform("count"), stands=stands)
+    least = table.assign(p=table["people"].map(least_p).where(table["p"].notna()))
+    least = least.groupby(family, sort=False)["p"].transform(holm.adjusted)
+    counted = groups.transform("count")
+    return table.assign(
+        p_holm=together, comparisons=counted, stands=stands, decidable=least <= holm.LEVEL
+    )
+
+
+def least_p(people: int) -> float:
+    """The smallest p that flipping the signs of so many people can give.
+
+    Of all patterns, where they are no more than FLIPS, two reach the sum: the one that was seen and
+    its opposite; of drawn ones the one that was seen is counted in any case.
+    """
+    return 2 / 2**people if 2**people <= FLIPS else 1 / (FLIPS + 1)
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
-    """`of_runs` to read: points of percent with intervals, Holm's p, a star where it stands."""
+    """`of_runs` to read: points of percent with intervals, Holm's p, a star where it stands.
+
+    A dagger is set where so few people cannot decide it.
+    """
     if table.empty:
         return pd.DataFrame({"tests": [NOTHING]})
     name = {"reference": table["reference"].map(_short), "run": labels(table)}
@@ -84,7 +107,7 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
         head = tables.heading(metric if subset == "all" else f"{subset}_{metric}")
         cells = [
             f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
-            f" {p_text(row.p_holm)}{' *' * row.stands}"
+            f" {p_text(row.p_holm)}{' *' * row.stands}{' †' * (not row.decidable)}"
             for row in part.itertuples()
         ]
         column = head.replace(", %", ", points")
@@ -119,17 +142,18 @@ def labels(table: pd.DataFrame) -> pd.Series:
 
 
 def sentences(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Which differences stand and which do not: a line for each run and view that has any.
+    """Which differences stand, which do not, which cannot: a line for each run and view of any.
 
     Returns:
-        `stand` and `open`: "demo, all_aspects: fine_tune against zero_shot/demo-default-seed0
-        pretrained: mAP +3.4 [+1.6, +5.1] p = 0.005, far mAP ... (points, 50 people)".
+        `stand`, `open` and, with too few people for either, `few`: "demo, all_aspects: fine_tune
+        against zero_shot/demo-default-seed0 pretrained: mAP +3.4 [+1.6, +5.1] p = 0.005, far mAP ... (points, 50 people)".
     """
-    said: dict[str, list[str]] = {"stand": [], "open": []}
-    named = table.assign(run=labels(table) if len(table) else "")
+    said: dict[str, list[str]] = {"stand": [], "open": [], "few": []}
+    kind = table["stands"].map({True: "stand", False: "open"}).where(table["decidable"], "few")
+    named = table.assign(run=labels(table) if len(table) else "", kind=kind)
     keys = ["dataset", "test_aspect", "gallery", "direction", "run", "reference", "people"]
-    for key, part in named.groupby([*keys, "stands"], sort=False):
-        *where, run, reference, people, stands = key
+    for key, part in named.groupby([*keys, "kind"], sort=False):
+        *where, run, reference, people, kind = key
         where = [name for name in where if name not in ("all", "default", "image_image")]
         numbers = [
             f"{'far ' * (row.subset == 'far')}{tables.WORDS.get(row.metric, row.metric)} "
@@ -137,7 +161,7 @@ def sentences(table: pd.DataFrame) -> dict[str, list[str]]:
             f"{p_text(row.p_holm)}"
             for row in part.itertuples()
         ]
-        said["stand" if stands else "open"].append(
+        said[kind].append(
             f"{', '.join(where)}: {run} against {_short(reference)}: {', '.join(numbers)} "
             f"(points, {people} people)"
         )

@@ -26,7 +26,8 @@ from clipfh_lib.reports import (
 )
 
 PERCENT = "Percent: mean over the trials ± their standard deviation, [95 % interval from people]"
-BOLD = "Bold: better than the runner-up, the paired 95 % interval leaves zero out"
+BOLD = "Bold: better than the runner-up, the paired 95 % interval leaves zero out; these two alone "
+BOLD += "are tested, not corrected for having been chosen as the first two"
 
 
 class Table(NamedTuple):
@@ -155,8 +156,9 @@ def _tests(folders: Sequence[Path], chosen: Path | None) -> Table:
         other = f"{chosen.parent.name}/{chosen.name} (where it tested nothing, {other})"
     said = (
         f"Points of percent that each run is ahead of {other}, paired over people, [95 % interval]."
-        " p is from sign flips of people, corrected by Holm for all comparisons of a data set"
-        f" together; * the difference stands: p at most {holm.LEVEL} and zero outside the interval."
+        " p is from sign flips of people, corrected by Holm for all comparisons of a data set, "
+        "split and direction (which of images and texts searches which) together; * the difference "
+        f"stands: p at most {holm.LEVEL} and zero outside the interval; † too few people to decide."
     )
     shown = against.printed(numbers) if len(numbers) else pd.DataFrame()
     return Table("tests", "Paired tests", said, numbers, shown)

@@ -149,6 +149,22 @@ def seen(folders: Iterable[str | Path]) -> list[str]:
     return said
 
 
+def one_seed(folders: Iterable[str | Path]) -> list[str]:
+    """What the intervals leave out where a method was trained with one seed; nothing else."""
+    found: dict[str, set] = {}
+    for folder in map(Path, folders):
+        if runs.is_complete(folder) and "fit" in (made := _params(folder)):
+            who = [made.get(name) for name in ("dataset", "backbone", "recipe", "overrides")]
+            found.setdefault(str([folder.parent.name, *who]), set()).add(made.get("seed", 0))
+    alone = sum(len(seeds) == 1 for seeds in found.values())
+    if not alone:
+        return []
+    return [
+        f"{alone} of {len(found)} trainings were run with one seed. Intervals and tests of these "
+        "leave out how far training varies from seed to seed: another seed may give another order."
+    ]
+
+
 def versions(folders: Iterable[str | Path]) -> dict[str, list[str]]:
     """What the runs ran with: each package with its versions, the most common first."""
     found: dict[str, dict[str, int]] = {}

@@ -104,20 +104,27 @@ def _stands(found: dict[str, Table]) -> Section:
     if tests is None or tests.numbers.empty:
         return Section("findings", "What stands", [f"{against.NOTHING.capitalize()}."])
     said = against.sentences(tests.numbers)
-    many, stand = len(tests.numbers), int(tests.numbers["stands"].sum())
+    rows = tests.numbers
+    many, stand, few = len(rows), int(rows["stands"].sum()), int((~rows["decidable"]).sum())
+    counted = f"{stand} stand and {many - stand - few} do not"
+    if few:
+        counted = f"{stand} stand, {many - stand - few} do not and {few} cannot be decided"
     text = [
-        f"Of {many} differences {stand} stand and {many - stand} do not. A "
+        f"Of {many} differences {counted}. A "
         f"difference stands if Holm's p is at most {holm.LEVEL} and zero lies outside its 95 % "
         "interval; that one does not stand is no proof that there is none."
     ]
-    resolved = (tests.numbers["comparisons"] / 10_000).max()
-    if resolved > holm.LEVEL:
+    if few:
+        least, most = (rows.loc[~rows["decidable"], "people"].agg(name) for name in ("min", "max"))
+        people = f"{least}" if least == most else f"{least} to {most}"
         text.append(
-            f"With {tests.numbers['comparisons'].max()} comparisons at once 10,000 sign flips are "
-            "too few for any difference to stand."
+            f"{few} cannot be decided with {people} people: with {rows['comparisons'].max()} "
+            f"comparisons at once not even the clearest difference could reach {holm.LEVEL} by "
+            "flipping so few signs. Ask more people, or ask less of them."
         )
     points = [f"Stands: {line}." for line in said["stand"]]
     folded = [f"Does not stand: {line}." for line in said["open"]]
+    folded += [f"Cannot be decided: {line}." for line in said["few"]]
     return Section("findings", "What stands", text, points, folded, [tests])
 
 
@@ -204,6 +211,7 @@ def _limits(folders: Sequence[Path]) -> Section:
         "Rule of three: what did not happen to any of n people may still happen to 3/n of all "
         "(Hanley and Lippman-Hand 1983). Rule of 30: an error rate is known to 30 % of itself only "
         "from 30 errors on (Doddington and others 2000).",
+        *provenance.one_seed(folders),
     ]
     said = "Numbers that rest on fewer pairs or errors than the rule of 30 asks for."
     made = [
