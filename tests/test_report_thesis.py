@@ -1,5 +1,7 @@
 """The folder for LaTeX: escaped, balanced, nothing missing, nothing left over, and it compiles."""
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 from fake_runs import draw, finished
 
+from clipfh_lib.files import InputError
 from clipfh_lib.reports import author, export, findings, report, thesis
 from clipfh_lib.reports.findings import Table
 from clipfh_lib.reports.report import Report, Section
@@ -119,6 +122,26 @@ def test_a_report_of_runs_is_whole_and_leaves_nothing_of_an_older_one(project):
     )
     labels = re.findall(r"\\label\{(.+?)\}", text)
     assert len(labels) == len(set(labels)) and "tab:comparison" in labels
+
+
+def test_a_file_that_cannot_be_removed_is_named_and_nothing_is_written(tmp_path, monkeypatch):
+    """An older report's photograph, held open by another program: Windows refuses to remove it."""
+    old = tmp_path / "thesis" / "figures" / "of-a-person.pdf"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"")
+    remove = os.unlink
+
+    def held(path, *args, **kwargs):
+        if Path(path).name == old.name:
+            raise PermissionError(errno.EACCES, "in use", str(old))
+        return remove(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", held)
+    with pytest.raises(InputError, match=r"of-a-person\.pdf cannot be removed \(in use\)"):
+        thesis.write(tmp_path / "thesis", whole())
+    assert not (tmp_path / "thesis" / "main.tex").exists()
+    monkeypatch.undo()
+    assert thesis.write(tmp_path / "thesis", whole()).is_file() and not old.exists()
 
 
 def test_long_tables_are_parted_and_wide_ones_turned():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipfh_lib import files
+from clipfh_lib.files import InputError
 from clipfh_lib.reports import author, export
 from clipfh_lib.reports.findings import Table
 from clipfh_lib.reports.pictured import Picture
@@ -41,8 +42,11 @@ def write(folder: Path, report: Report) -> Path:
 
     Returns:
         main.tex.
+
+    Raises:
+        InputError: something in the folder cannot be removed.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(folder)
     captions = []
     for section in report.sections:
         for table in section.tables:
@@ -56,6 +60,19 @@ def write(folder: Path, report: Report) -> Path:
             captions.append(f"- figures/{name}.pdf: {picture.caption}")
     files.write_text(folder / "captions.md", "# Captions\n\n" + "\n".join(captions) + "\n")
     return files.write_text(folder / "main.tex", document(report))
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder with all in it: no photograph stays in it that may stand no more."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder} cannot be removed ({error.strerror or error}): close what "
+            "has it open, or remove the folder yourself, then run again"
+        ) from None
 
 
 def name_of(name: str) -> str:
