@@ -146,7 +146,8 @@ def sentences(table: pd.DataFrame) -> dict[str, list[str]]:
 
     Returns:
         `stand`, `open` and, with too few people for either, `few`: "demo, all_aspects: fine_tune
-        against zero_shot/demo-default-seed0 pretrained: mAP +3.4 [+1.6, +5.1] p = 0.005, far mAP ... (points, 50 people)".
+        against zero_shot/demo-default-seed0 pretrained: mAP +3.4 [+1.6, +5.1] p = 0.005, far mAP
+        ... (points, 50 people)".
     """
     said: dict[str, list[str]] = {"stand": [], "open": [], "few": []}
     kind = table["stands"].map({True: "stand", False: "open"}).where(table["decidable"], "few")
