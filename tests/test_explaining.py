@@ -13,7 +13,8 @@ from clipfh_lib import studied
 from clipfh_lib.data import transforms
 from clipfh_lib.evaluation import embeddings
 from clipfh_lib.files import InputError
-from clipfh_lib.models import backbones
+from clipfh_lib.learning import BranchParams
+from clipfh_lib.models import backbones, branches
 from clipfh_lib.models.backbones import Preprocess
 from clipfh_lib.schema import ModelParams
 from clipfh_lib.studies import explaining, maps
@@ -293,6 +294,33 @@ def test_random_weights_are_drawn_for_encoder_and_heads_and_the_network_stays(vi
     assert backbones.sha256(explaining.randomised(vit, p).embedder) == backbones.sha256(
         fresh.embedder
     )
+
+
+def test_random_weights_leave_nothing_of_what_mba_nets_branches_learned():
+    """Gammas and position encodings are in no layer of torch's, and were once left as they were."""
+    shape = BranchParams(branches=["global", "channel", "spatial"], width=6)
+    made = branches.Branches(shape, 16, (3, 4))
+    with torch.no_grad():
+        for number, weight in enumerate(made.parameters()):
+            weight.copy_(torch.linspace(1.5, 2.5 + number, weight.numel()).view_as(weight))
+
+    class Embedder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.branches = encoder, made
+
+    p = studied.read("attention", "demo", "demo", "demo")
+    p = p.model_copy(update={"model": ModelParams(name="demo_clip", weights="none")})
+    encoder, preprocess = backbones.load(p.model)
+    network = Opened(Embedder(), encoder, preprocess, "trained", None)
+    fresh = explaining.randomised(network, p).embedder.branches
+    before, after = dict(made.named_parameters()), dict(fresh.named_parameters())
+    assert {"channel.attention.gamma", "spatial.attention.width_pos_embed"} <= set(before)
+    for name, weight in before.items():
+        assert not (after[name] == weight).any(), name
+    own, drawn = (w["spatial.attention.width_pos_embed"] for w in (before, after))
+    assert 0.5 < drawn.square().mean() / own.square().mean() < 2
+    assert drawn.mean().abs() < own.mean() / 2
 
 
 def test_the_baseline_of_zero_shot_is_untrained():

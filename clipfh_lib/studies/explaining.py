@@ -114,7 +114,11 @@ def baseline(p: StudyParams) -> Opened:
 
 
 def randomised(network: Opened, p: StudyParams) -> Opened:
-    """A copy with random weights in the encoder and in all heads (Adebayo et al., 2018)."""
+    """A copy with random weights in the encoder and in all heads (Adebayo et al., 2018).
+
+    Layers are drawn as at their start. Weights that no layer of torch's holds, as MBA-Net's gammas
+    and position encodings, are drawn from a normal of mean 0 and of their own root mean square.
+    """
     embedder, encoder = copy.deepcopy((network.embedder, network.encoder))
     model = p.model.model_copy(update={"weights": "none"})
     fresh, _ = backbones.load(model, p.seed + 1)  # of p.seed an untrained run may be itself
@@ -125,6 +129,9 @@ def randomised(network: Opened, p: StudyParams) -> Opened:
         for module in embedder.modules():
             if module not in within and hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+            elif module not in within:
+                for bare in module.parameters(recurse=False):
+                    bare.data = torch.randn_like(bare) * bare.square().mean().sqrt()
     return network._replace(embedder=embedder.eval(), encoder=encoder.eval(), weights="untrained")
 
 
