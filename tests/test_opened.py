@@ -1,5 +1,6 @@
 """A finished run that is opened again embeds as it did when it was trained."""
 
+import numpy as np
 import pytest
 import tiny_clip
 import torch
@@ -9,8 +10,8 @@ from clipfh_lib import params, runs, studied
 from clipfh_lib.data import splits
 from clipfh_lib.files import InputError
 from clipfh_lib.methods import fine_tuning, mba_net, prompt_sg
-from clipfh_lib.models import backbones
-from clipfh_lib.studies import opened
+from clipfh_lib.models import backbones, branches
+from clipfh_lib.studies import explaining, maps, opened
 
 SMALL = {"data.draw.people": 10, "data.draw.images": 2, "data.draw.size": 48, "data.trials": 1}
 SMALL |= {"data.aspects": ["dorsal_r"], "data.cut": "first_half", "model.weights": "none"}
@@ -82,6 +83,31 @@ def test_the_feature_of_the_heads_comes_back(model):
         assert found.weights == "trained"
         if module is not prompt_sg:
             torch.testing.assert_close(found.logits(pixels), method.logits(pixels))
+
+
+def test_maps_of_mba_net_are_of_its_shared_map_and_those_of_prompt_sg_of_its_vit(model):
+    first, second = np.random.default_rng(0).integers(0, 256, (2, 2, 48, 48, 3), np.uint8)
+    pixels = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    for module in (mba_net, prompt_sg):
+        found = reopened(finished(module, model)[1])
+        spot, seen = maps.place(found), []
+        hook = spot.layer.register_forward_hook(lambda *args, seen=seen: seen.append(args[2]))
+        with torch.no_grad():
+            found.embedder.encode_image(pixels)
+            if module is mba_net:
+                shared = branches.feature_map(found.encoder, pixels)
+                torch.testing.assert_close(seen[0], shared)
+                assert spot.grid == tuple(shared.shape[2:]) and not spot.tokens
+            else:
+                assert spot.layer is found.encoder.visual.transformer.resblocks[-1].ln_1
+                assert spot.grid == (6, 6) and seen[0].shape[1] == 1 + 6 * 6
+        hook.remove()
+        methods = explaining.possible(["grad_cam", "rollout"], found)
+        assert methods == ["grad_cam", "rollout"][: 1 + (module is prompt_sg)]
+        for method in methods:
+            heat = explaining.of_pairs(method, found, first, second, where="cpu")
+            assert heat.shape == (2, 2, 48, 48) and np.isfinite(heat).all()
+            assert not any(explaining.flat(side).all() for side in heat), (module, method)
 
 
 def test_a_run_that_compares_the_encoders_own_feature_is_the_encoder(model):
