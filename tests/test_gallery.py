@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -354,9 +355,51 @@ def test_people_of_one_s_own_are_enrolled_in_place_of_the_test_people(tmp_path):
     assert found["strangers"].table["person"].nunique() == 10 and found["strangers"].root == "root"
     with pytest.raises(ValueError, match="leave one out"):
         EnrolParams(folder="a", table="b")
-    newcomer, last = gallery.newcomer(found["strangers"])
-    assert set(newcomer.table["person"]) == {"20"} and len(newcomer.table) == 3
-    assert last not in set(newcomer.table["path"])
+
+
+def test_a_newcomer_has_two_images_and_a_name_that_nobody_has():
+    strangers = gallery.of_split(split(), 0.3)["strangers"]
+    first, second = strangers.table["person"].unique()[:2]
+    own = strangers.table[strangers.table["person"] == first]
+    newcomer, last = gallery.newcomer(strangers, [first, "a"])
+    assert newcomer.table["path"].tolist() == own["path"].tolist()[:-1]
+    assert last == own["path"].iloc[-1] and set(newcomer.table["person"]) == {"newcomer"}
+    newcomer, _ = gallery.newcomer(strangers, ["newcomer", "newcomer 1"])
+    assert set(newcomer.table["person"]) == {"newcomer 2"}
+    one_of_first = strangers._replace(table=strangers.table.drop(own.index[1:]))
+    newcomer, last = gallery.newcomer(one_of_first, [])
+    assert last in strangers.table.loc[strangers.table["person"] == second, "path"].tolist()
+    single = strangers.table.drop_duplicates("person")
+    assert gallery.newcomer(strangers._replace(table=single), []) is None
+    assert gallery.newcomer(strangers._replace(table=single[:0]), []) is None
+
+
+def test_a_split_that_searches_for_nobody_is_refused(tmp_path):
+    data = split()
+    data = replace(data, split=data.split[data.split["role"] == "gallery"])
+    tiny_gallery.people(tmp_path / "mine")
+    for enrol in (EnrolParams(strangers=0), EnrolParams(folder=str(tmp_path / "mine"))):
+        with pytest.raises(InputError, match="enrol: trial 0 has no image to search for"):
+            gallery.people(enrol, data)
+    nobody = gallery.of_split(split(), 0)["strangers"]
+    with pytest.raises(InputError, match="no image of anybody to enrol"):
+        gallery.enrol(nobody, None, {}, tiny_gallery.LIMIT)
+
+
+def test_changes_are_tried_on_a_copy_that_goes(tmp_path):
+    made, _ = tiny_gallery.enrolled(tmp_path)
+    folder = tmp_path / "run"
+    path = gallery.write(made, folder / "gallery.safetensors")
+    (folder / "rehearsal").mkdir()
+    (folder / "rehearsal/.writing-x.safetensors").write_bytes(b"left by a kill")
+    before = path.read_bytes()
+    with gallery.rehearsal(made, folder) as copy:
+        assert copy.is_relative_to(folder) and os.listdir(copy.parent) == [copy.name]
+        gallery.remove(copy, "1051")
+        assert gallery.read(copy).people != made.people
+    with pytest.raises(InputError), gallery.rehearsal(made, folder) as copy:
+        gallery.remove(copy, "nobody")
+    assert os.listdir(folder) == ["gallery.safetensors"] and path.read_bytes() == before
 
 
 def test_the_metadata_is_json_that_others_can_read(tmp_path):

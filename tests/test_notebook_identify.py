@@ -18,14 +18,19 @@ DRAW = {"data.draw.people": 20, "data.draw.images": 4, "data.draw.size": 64, "da
 SMALL = {**DRAW, "evaluation.resamples": 200, "embed.batch": 16, "far": 0.2}
 
 
-def executed(project, parameters):
-    """The folder of a run by papermill, and all that its cells printed."""
+def papermill(parameters):
+    """The notebook run by papermill in a process of its own."""
     words = [
         *(sys.executable, "-m", "papermill", "notebooks/12_identify.ipynb", "out.ipynb"),
         *("-y", yaml.safe_dump(parameters), "--no-progress-bar"),
     ]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    return subprocess.run(words, capture_output=True, text=True, env=environment)
+
+
+def executed(project, parameters):
+    """The folder of a run by papermill, and all that its cells printed."""
+    done = papermill(parameters)
     assert done.returncode == 0, done.stderr[-4000:]
     folder = max((project / "outputs/demo/12_identify").iterdir(), key=os.path.getmtime)
     cells = json.loads((project / "out.ipynb").read_text())["cells"]
@@ -37,7 +42,7 @@ def test_12_identify_enrols_the_test_people_or_those_of_a_folder(project):
     made = runs.manifest(folder)
     for name, sha in made["files"].items():
         assert files.sha256(folder / name) == sha, name
-    tables = {"identified.csv", "rates.csv", "threshold.csv", "set_aside.csv"}
+    tables = {"identified.csv", "rates.csv", "threshold.csv", "set_aside.csv", "trained_on.csv"}
     kept = {"gallery.safetensors", "encoder.pt", "encoder.json", "figures/answers.pdf"}
     assert tables | kept <= set(made["files"])
     found = gallery.read(folder / "gallery.safetensors")
@@ -51,6 +56,7 @@ def test_12_identify_enrols_the_test_people_or_those_of_a_folder(project):
     assert (named == (one["similarity"] >= found.bar)).all() and 0 < named.mean() < 1
     assert "left of the newcomer in the file: nothing" in said
     assert "FileUpload" in said
+    assert not found.changed and not (folder / "rehearsal").exists()
 
     tiny_gallery.people(project / "mine")
     (project / "mine/1051/broken.jpg").write_bytes(b"no picture")
@@ -61,3 +67,18 @@ def test_12_identify_enrols_the_test_people_or_those_of_a_folder(project):
     assert pd.read_csv(folder / "set_aside.csv")["path"].tolist() == ["1051/broken.jpg"]
     assert pd.read_csv(folder / "rates.csv")["metric"].tolist() == ["fpir"]
     assert not (folder / "encoder.pt").exists()
+
+
+def test_12_identify_needs_no_strangers_and_keeps_a_gallery_that_was_changed(project):
+    few = {**SMALL, "data.draw.images": 2, "data.aspects": ["dorsal_r"], "export": "none"}
+    asked = {"overrides": {**few, "enrol.strangers": 0}}
+    folder, said = executed(project, asked)
+    assert "no stranger has two images: nobody is added and removed" in said
+    assert "fpir" not in pd.read_csv(folder / "rates.csv")["metric"].tolist()
+    path = folder / "gallery.safetensors"
+    gone = gallery.read(path).people[0]
+    gallery.remove(path, gone)
+    before = path.read_bytes()
+    done = papermill(asked)
+    assert done.returncode and "gallery.safetensors is kept: people were added" in done.stderr
+    assert path.read_bytes() == before and runs.is_complete(folder)

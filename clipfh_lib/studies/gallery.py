@@ -7,6 +7,7 @@ the threshold; no pixels. It is replaced as a whole or not at all, and sealed by
 
 import glob
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -99,21 +100,41 @@ def people(enrol: EnrolParams, data: splits.Prepared) -> dict[str, People]:
     searches for are strangers.
 
     Raises:
-        InputError: as `of_folder`, `of_table` and `of_split`.
+        InputError: trial 0 searches for nobody, and as `of_folder`, `of_table` and `of_split`.
     """
     if enrol.folder is None and enrol.table is None:
-        return of_split(data, enrol.strangers)
-    own = of_folder(enrol.folder) if enrol.folder is not None else of_table(enrol.table)
-    test = of_split(data, 0)
-    others = test["queries"] if len(test["queries"].table) else test["strangers"]
-    return {"enrolled": own, "queries": own._replace(table=own.table[:0]), "strangers": others}
+        found = of_split(data, enrol.strangers)
+    else:
+        own = of_folder(enrol.folder) if enrol.folder is not None else of_table(enrol.table)
+        test = of_split(data, 0)
+        others = test["queries"] if len(test["queries"].table) else test["strangers"]
+        nobody = own._replace(table=own.table[:0])
+        found = {"enrolled": own, "queries": nobody, "strangers": others}
+    if all(found[role].table.empty for role in ("queries", "strangers")):
+        raise InputError("enrol: trial 0 has no image to search for; test people with more images")
+    return found
 
 
-def newcomer(strangers: People) -> tuple[People, str]:
-    """The first of them: all images but the last, to enrol, and the path of the last, to search."""
-    table = strangers.table
-    own = table[table["person"] == table["person"].iloc[0]]
-    return strangers._replace(table=own[:-1].reset_index(drop=True)), own["path"].iloc[-1]
+def newcomer(strangers: People, taken: list[str]) -> tuple[People, str] | None:
+    """The first of them with two images: all but the last to enrol, and the path of the last.
+
+    Called `newcomer`, or by a number after it where somebody has that name: a stranger's own may
+    be that of another person who is enrolled.
+
+    Args:
+        strangers: who are not enrolled.
+        taken: names of those who are.
+
+    Returns:
+        None where nobody has two images.
+    """
+    names = (f"newcomer {number}" if number else "newcomer" for number in range(len(taken) + 1))
+    name = next(name for name in names if name not in taken)
+    for _, own in strangers.table.groupby("person", sort=False):
+        if len(own) > 1:
+            table = own[:-1].assign(person=name).reset_index(drop=True)
+            return strangers._replace(table=table), own["path"].iloc[-1]
+    return None
 
 
 def of_folder(root: str | Path) -> People:
@@ -220,8 +241,10 @@ def enrol(
     """Embed photographs of people; a broken one is set aside.
 
     Raises:
-        InputError: no image of anybody can be read.
+        InputError: there is no image of anybody, or none can be read.
     """
+    if people.table.empty:
+        raise InputError(f"{people.root}: no image of anybody to enrol")
     seen = model.see(people.root, list(people.table["path"]))
     aside = pd.concat([people.aside, _aside(_tuples(seen.aside))], ignore_index=True)
     table = people.table.iloc[seen.rows][["person", "image"]].reset_index(drop=True)
@@ -374,6 +397,22 @@ def remove(path: str | Path, person: str) -> Gallery:
     that were trained or tested on them.
     """
     return _change(files.resolve(path), lambda gallery: removed(gallery, person))
+
+
+@contextmanager
+def rehearsal(gallery: Gallery, folder: str | Path) -> Iterator[Path]:
+    """A gallery's file to try changes on; it goes afterwards, and so does what a kill left of one.
+
+    Args:
+        gallery: that stands in it.
+        folder: within which it stands for so long, in a folder of its own.
+    """
+    place = files.resolve(folder) / "rehearsal"
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        yield write(gallery, place / "gallery.safetensors")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def traces(path: str | Path, gone: Gallery) -> list[str]:
