@@ -105,7 +105,8 @@ def printed(rates: pd.DataFrame, far: float, dataset: str = "") -> pd.DataFrame:
             ],
         }
     )
-    return shown.assign(remark="demo figures") if dataset.startswith("demo") else shown
+    remark = tables.remark(dataset)
+    return shown.assign(remark=remark) if remark else shown
 
 
 def _said(part: pd.DataFrame, truth: dict[str, str] | None) -> str:
