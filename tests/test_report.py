@@ -1,11 +1,17 @@
 """The report of a plan: every number from run folders, no resource outside, the author's words."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_runs import draw, finish, finished, plan, ranks, seal
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
 
 from clipfh_lib import files, runs
 from clipfh_lib.files import InputError
@@ -64,7 +70,7 @@ def test_a_page_holds_all_it_needs_and_its_contents_lead_somewhere(project):
     seen = Resources()
     seen.feed(page)
     assert {"script", "link", "iframe", "object"}.isdisjoint(seen.tags)
-    inside = [one for one in seen.found if one.startswith("data:image/png;base64,")]
+    inside = [one for one in seen.found if re.match(r"data:image/(png|jpeg);base64,", one)]
     anchors = [one for one in seen.found if one.startswith("#")]
     assert len(inside) == 4 and len(inside) + len(anchors) == len(seen.found), seen.found
     assert {one[1:] for one in anchors} <= set(seen.ids) and len(anchors) > 8
@@ -72,6 +78,33 @@ def test_a_page_holds_all_it_needs_and_its_contents_lead_somewhere(project):
     style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
     assert "url(" not in style and "@import" not in style
     assert "y (https://b.example)" in text_of(page), "a link is its words and its address"
+
+
+def test_figures_of_a_page_are_small_and_look_as_they_were_drawn(tmp_path):
+    """Photographs three times, curves twice smaller than as PNG of 24 bits, 1600 pixels wide."""
+    draw = np.random.default_rng(0)
+    noise = draw.normal(0, 12, (24, 40, 3)).repeat(50, 0).repeat(50, 1)
+    grain = draw.normal(150, 3, (1200, 2000, 3)) + noise
+    figure = Figure(figsize=(5, 3))
+    lines = figure.subplots().plot(draw.random((60, 5)), linewidth=3)
+    figure.savefig(tmp_path / "cmc.png", dpi=400)
+    Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(tmp_path / "sample.png")
+    for name, kind, less in (("cmc", "png", 0.5), ("sample", "jpeg", 0.34)):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            before = image.convert("RGB").resize((1600, round(image.height * 0.8)))
+        front, text = html.data_uri(tmp_path / f"{name}.png").split(",")
+        assert front == f"data:image/{kind};base64"
+        content, plain = base64.b64decode(text), io.BytesIO()
+        before.save(plain, "PNG", optimize=True)
+        assert len(content) < less * len(plain.getvalue())
+        after = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), float)
+        away = np.abs(after - np.asarray(before, float)).max(axis=2)
+        assert away.mean() < 6 and (away > 48).mean() < 0.001, name
+        if name == "cmc":
+            assert (after[0, 0] >= 254).all(), "paper stays white"
+            for line in lines:
+                colour = np.array(to_rgb(line.get_color())) * 255
+                assert (np.abs(after - colour).max(axis=2) < 12).sum() > 300, "no line is lost"
 
 
 def test_a_number_changed_in_a_run_folder_changes_in_the_report(project):

@@ -8,12 +8,13 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from clipfh_lib.reports import author, export
+from clipfh_lib.reports import author, export, photographs
 from clipfh_lib.reports.findings import Table
 from clipfh_lib.reports.report import Report
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "assets" / "report.html.j2"
 WIDEST = 1600  # pixels of a figure in the page; the run folders keep the whole
+QUALITY = 88  # of a JPEG, 0..100
 
 
 def page(report: Report) -> str:
@@ -51,13 +52,18 @@ def cells(table: Table) -> list[list[tuple[str, bool, bool]]]:
 
 
 def data_uri(path: Path) -> str:
-    """A PNG as a data URI, at most WIDEST pixels wide."""
+    """A figure as a data URI, at most WIDEST pixels wide.
+
+    What may hold photographs becomes a JPEG, a third as large; curves and bars a PNG of 256
+    colours, which hold more than the few that they are drawn in.
+    """
+    buffer = io.BytesIO()
     with Image.open(path) as image:
-        if image.width <= WIDEST:
-            content = path.read_bytes()
-        else:
-            height = round(image.height * WIDEST / image.width)
-            small, buffer = image.convert("RGB").resize((WIDEST, height)), io.BytesIO()
-            small.save(buffer, "PNG", optimize=True)
-            content = buffer.getvalue()
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+        small = image.convert("RGB")
+        if small.width > WIDEST:
+            small = small.resize((WIDEST, round(small.height * WIDEST / small.width)))
+        kind = "jpeg" if photographs.shown_in(path.stem) else "png"
+        if kind == "png":
+            small = small.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        small.save(buffer, kind, optimize=True, quality=QUALITY)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
