@@ -72,7 +72,9 @@ def heat(drops: pd.DataFrame, limited: bool = False, metric: str = "rank1") -> F
     said = f"{name} lost, percentage points; clean: {_percent(clean)} %"
     if intervals := frame["drop_low"].notna().sum():
         said += f"; {by_chance(intervals)}"
-    figure = style.new(frame, None, limited, 0.8 + 0.27 * len(conditions), said=said)
+    wide = len(sides) < 3  # room for the interval, on a line of its own
+    tall = 0.31 if wide else 0.27
+    figure = style.new(frame, None, limited, 0.8 + tall * len(conditions), said=said)
     grid = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
     most = max(float(frame["drop"].max()), 0.01)
     for axes, side in zip(grid, sides, strict=True):
@@ -87,7 +89,7 @@ def heat(drops: pd.DataFrame, limited: bool = False, metric: str = "rank1") -> F
             if np.isnan(value[row, column]):
                 continue
             dark = value[row, column] > 0.55 * most
-            text = _points(*(each[row, column] for each in (value, low, high)), len(sides) < 3)
+            text = _points(*(each[row, column] for each in (value, low, high)), wide)
             look = {
                 "fontsize": style.SMALL,
                 "color": "white" if dark else "black",
