@@ -24,7 +24,7 @@ NAMES = {
     "hires_cam": "HiResCAM",
     "layer_cam": "LayerCAM",
     "rollout": "attention rollout (ignores its target)",
-    "class_attention": "attention, last layer (ignores its target)",
+    "class_attention": "last-layer attention (ignores its target)",
     "random": "random maps",
 }
 NOTHING = "map is flat:\nnothing to draw"
