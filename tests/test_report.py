@@ -270,6 +270,9 @@ def test_photographs_of_real_hands_stand_only_where_the_data_set_allows_it(proje
     assert {"cmc", "split_sizes"} <= shown
     assert (holding & shown) == (holding if may else set())
     said = made(jobs, project)
+    (cost,) = [table for s in said.sections for table in s.tables if table.name == "cost"]
+    assert set(cost.shown["remark"]) == {"" if data else "demo figures"}, "not by its name"
+    assert ("Demo figures" in said.subtitle) == (not data)
     page, main = html.page(said), thesis.write(project / "thesis", said)
     kept = {path.name for path in (main.parent / "figures").iterdir()}
     assert any("ranked-lists" in name for name in kept) == may

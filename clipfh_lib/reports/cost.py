@@ -8,7 +8,7 @@ import yaml
 from safetensors import safe_open
 
 from clipfh_lib import runs
-from clipfh_lib.reports import tables
+from clipfh_lib.reports import photographs, tables
 
 COLUMNS = [
     "dataset", "notebook", "run", "method", "backbone", "recipe", "seed", "parameters", "trained",
@@ -34,7 +34,7 @@ def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
             row |= {name: made.get(name) for name in COLUMNS[9:15]}
             row |= {"dataset": params.get("dataset"), "notebook": folder.parent.name}
             row |= {"run": folder.name, **_parameters(folder, made, params)}
-            row["remark"] = tables.remark(str(row["dataset"]), _limited(params))
+            row["remark"] = photographs.remark(params)
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -74,11 +74,6 @@ def counted(path: Path) -> int:
                 size *= length
             total += size
     return total
-
-
-def _limited(params: dict) -> bool:
-    limit = (params.get("data") or {}).get("limit") or {}
-    return any(value is not None for value in limit.values())
 
 
 def _number(value: float | None, unit: float, digits: int) -> str:

@@ -15,6 +15,7 @@ from clipfh_lib.reports import (
     against,
     author,
     holm,
+    photographs,
     pictured,
     provenance,
     results,
@@ -84,10 +85,10 @@ def of_plan(
         _studies(found, folders), _single(single, left), _cost(found), _traps(folders),
         _limits(folders), *written, _again(plan, jobs, outputs, folders),
     ]  # fmt: skip
-    remarks = [tables.remark(job.cell.dataset) for job in jobs]
-    drawn = "Demo figures: drawn hands, no photographs. " if all(remarks) else ""
-    if any(remarks) and not all(remarks):
-        names = dict.fromkeys(j.cell.dataset for j, r in zip(jobs, remarks, strict=True) if r)
+    here = [photographs.drawn(job.params.model_dump(mode="json")) for job in jobs]
+    drawn = "Demo figures: drawn hands, no photographs. " if all(here) else ""
+    if any(here) and not all(here):
+        names = dict.fromkeys(j.cell.dataset for j, d in zip(jobs, here, strict=True) if d)
         drawn = f"Demo figures (drawn hands): {', '.join(names)}. "
     subtitle = f"{drawn}Every number is read from the run folders of the plan."
     sections = [s._replace(tables=[t for t in s.tables if len(t.shown)]) for s in sections]
