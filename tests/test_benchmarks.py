@@ -56,6 +56,7 @@ def run(script, change, options=""):
         ("start", "one.PLAN = 0"),
         ("prompts", f"{DEMO}one.TIMES = 1e9"),
         ("cam", f"{DEMO}one.TIMES = 0"),
+        ("robustness", "one.TIMES = 0"),
         ("mining", "one.SECONDS = one.MEGABYTES = 0"),
         ("training", "one.SMALL = one.GPU = 1e9"),
         ("joint", "one.SMALL = one.GPU = 1e9"),
@@ -105,6 +106,7 @@ def test_a_met_target_and_a_missed_one_without_check_end_with_0(limit, options):
             "one.mining.hard = lambda *a: right(*a[:2], a[2] + 10**6, *a[3:])",
         ),
         ("cam", f"{DEMO}right = one.by_autograd\none.by_autograd = lambda *a: 1 - right(*a)"),
+        ("robustness", "right = one.encoded\none.encoded = lambda *a: right(*a) + 1e-4"),
         ("prompts", f"{DEMO}right = one.expected\none.expected = lambda *a: right(*a) + 0.1"),
         (
             "joint",
