@@ -85,6 +85,20 @@ def pixels(count=4, size=32, seed=0):
 EVERY = {f"loss_use_{name}": True for name in ("arcface", "cosface", "center", "image_supcon")}
 
 
+def test_what_is_made_small_is_the_weighted_sum_of_the_terms(drawn):
+    method, images, _, p = build(drawn, loss_weight_id=0.5)
+    logged = {}
+    method.train()
+    method.log = lambda name, value, **_: logged.update({name: float(value)})
+    method.log_dict = lambda terms, **_: logged.update({k: float(v) for k, v in terms.items()})
+    with torch.no_grad():
+        loss = float(method.training_step(images[list(range(0, len(images), 3))], 0))
+    del logged["train/accuracy"]
+    assert loss == logged.pop("train/loss") > 0 and len(logged) > 1
+    weights = {name: getattr(p, name.replace("train/", "loss_weight_")) for name in logged}
+    assert loss == pytest.approx(sum(weights[name] * term for name, term in logged.items()))
+
+
 @pytest.mark.parametrize("model", ["tiny_sg_vit", "tiny_sg_resnet"])
 def test_all_that_is_trained_gets_a_gradient_and_moves_and_the_text_encoder_does_not(drawn, model):
     method, images, _, p = build(drawn, model, projection=16, **EVERY)
