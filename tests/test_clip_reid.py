@@ -241,6 +241,8 @@ def test_each_image_is_held_against_the_texts_of_all_people(hands):
         terms.append(-scores[part, own].mean().item())
     assert two.history["train/i2t"].item() == pytest.approx(np.mean(terms), rel=1e-3)
     assert 1.5 < np.mean(terms) < 5  # ten texts: ln 10 is 2.3
+    loss = np.mean(terms) * two.p.loss_weight_i2t  # the only one that is on
+    assert two.history["train/loss"].item() == pytest.approx(loss, rel=1e-3)
 
 
 def test_exchanged_prompts_are_those_of_another_person_with_the_same_aspect():
