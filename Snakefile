@@ -11,6 +11,7 @@ import sys
 
 from clipfh_lib import files, params, plans, runs
 from clipfh_lib.data import catalogues
+from clipfh_lib.reports import photographs
 
 OUTPUTS = config.get("outputs", "outputs")
 COMPARE = "20_compare"
@@ -90,9 +91,10 @@ def keys_of(plan):
 
 
 def said_of(plan):
-    """What the report has beside its runs: the author's sections, the run that all are held against."""
+    """What decides a report beside its runs: the run to compare with, the author's words, permissions."""
     path = files.project() / "params" / "plans" / f"{plan}.md"
-    return [str(plans.against(plan, OUTPUTS)), files.sha256(path) if path.is_file() else ""]
+    may = [photographs.allowed(job.params.model_dump(mode="json")) for job in with_data(plan)]
+    return [str(plans.against(plan, OUTPUTS)), files.sha256(path) if path.is_file() else "", str(may)]
 
 
 def prompts_of(job):

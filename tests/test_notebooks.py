@@ -36,7 +36,7 @@ def executed(project, notebook: str, parameters: dict) -> list[dict]:
         "-y", yaml.safe_dump(parameters), "--no-progress-bar",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    answer = command(*python, "pytest", "-q", "--nbval-lax", "-p", "no:cacheprovider", str(copy))
+    answer = command(*python, "pytest", "-q", "-n", "0", "--nbval-lax", "-p", "no:cacheprovider", str(copy))
     assert answer.returncode == 0, answer.stdout[-4000:]
     cells = json.loads(copy.read_text())["cells"]
     return [cell for cell in cells if cell["cell_type"] == "code"]
