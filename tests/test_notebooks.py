@@ -36,7 +36,8 @@ def executed(project, notebook: str, parameters: dict) -> list[dict]:
         "-y", yaml.safe_dump(parameters), "--no-progress-bar",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    answer = command(*python, "pytest", "-q", "-n", "0", "--nbval-lax", "-p", "no:cacheprovider", str(copy))
+    plain = ["-q", "-n", "0", "-p", "no:cacheprovider"]  # cells need those before them
+    answer = command(*python, "pytest", *plain, "--nbval-lax", str(copy))
     assert answer.returncode == 0, answer.stdout[-4000:]
     cells = json.loads(copy.read_text())["cells"]
     return [cell for cell in cells if cell["cell_type"] == "code"]
